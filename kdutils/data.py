@@ -1,0 +1,257 @@
+"""Image data as one tensor: loading, splitting and batching."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from kdutils._base import cache_folder, check_positive_int, check_seed, nearest, progress
+
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+# Mean and standard deviation of the training pixels, per channel, after division by 255.
+_FASHION_STATS = ((0.2860,), (0.3530,))
+_CIFAR_STATS = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+_IMAGENET_STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_FASHION_FILES = {
+    "train-images-idx3-ubyte.gz": "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
+    "train-labels-idx1-ubyte.gz": "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+    "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
+    "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+}
+_IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images that live in two tensors.
+
+    Attributes:
+        images: uint8, (N, C, H, W), values 0 to 255.
+        labels: int64, (N,), values 0 to K − 1.
+        classes: the K class names, in label order.
+        mean: per channel, of pixels in [0, 1]; what :meth:`normalise` subtracts.
+        std: per channel, of pixels in [0, 1]; what :meth:`normalise` divides by.
+
+    Raises:
+        ValueError: if a shape, a type or a label does not fit the others, or the set is empty.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.dim() != 4:
+            raise ValueError(
+                f"images must be uint8 of shape (N, C, H, W), got {self.images.dtype} {tuple(self.images.shape)}."
+            )
+        if len(self.images) == 0:
+            raise ValueError("images is empty: at least one image is wanted.")
+        if self.labels.dtype != torch.int64 or self.labels.shape != (len(self.images),):
+            raise ValueError(
+                f"labels must be int64 of shape ({len(self.images)},), "
+                f"got {self.labels.dtype} {tuple(self.labels.shape)}."
+            )
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= len(self.classes):
+            raise ValueError(
+                f"labels must lie in 0 to {len(self.classes) - 1} ({len(self.classes)} classes), got {low} to {high}."
+            )
+        if len(self.mean) != self.images.shape[1] or len(self.std) != self.images.shape[1]:
+            raise ValueError(f"mean and std need one value for each of the {self.images.shape[1]} channels.")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> ImageSet:
+        """A smaller set: by slice, by list of positions, or by a tensor of positions or booleans."""
+        if isinstance(index, int):
+            index = [index]
+        return replace(self, images=self.images[index], labels=self.labels[index])
+
+    def subset(self, n: int, seed: int = 0) -> ImageSet:
+        """`n` images drawn at random without replacement; the same for the same seed.
+
+        Raises:
+            ValueError: if `n` is not between 1 and `len(self)`.
+        """
+        return self[self._shuffled(n, seed)[:n]]
+
+    def split(self, n: int, seed: int = 0) -> tuple[ImageSet, ImageSet]:
+        """Draw `n` images at random and return (those, the others): a held-out part and the rest.
+
+        Raises:
+            ValueError: if `n` is not between 1 and `len(self) - 1`.
+        """
+        if n == len(self):
+            raise ValueError(f"n must leave at least one image over, got {n} of {len(self)}.")
+        order = self._shuffled(n, seed)
+        return self[order[:n]], self[order[n:]]
+
+    def _shuffled(self, n: int, seed: int) -> Tensor:
+        check_seed(seed)
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= len(self):
+            raise ValueError(f"n must be an integer from 1 to {len(self)} (the size of the set), got {n!r}.")
+        return torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Turn uint8 images (N, C, H, W) into the float32 that models take: (x/255 − mean)/std."""
+        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
+        return (images.float() / 255 - mean) / std
+
+    def denormalise(self, images: Tensor) -> Tensor:
+        """The inverse of :meth:`normalise`, as float32 in [0, 1], for showing an image."""
+        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
+        return (images * std + mean).clamp(0, 1)
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """(normalised float32 images (N, C, H, W), int64 labels (N,)), all at once."""
+        return self.normalise(self.images), self.labels
+
+    def loader(self, batch_size: int = 128, *, shuffle: bool = False, seed: int = 0, workers: int = 0) -> DataLoader:
+        """A `DataLoader` of (normalised images, labels) whose order depends on `seed` alone."""
+        check_positive_int("batch_size", batch_size)
+        check_seed(seed)
+        return DataLoader(
+            TensorDataset(*self.tensors()),
+            batch_size=batch_size,
+            shuffle=shuffle,
+            num_workers=workers,
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+
+def load(
+    name: str, train_size: int | None = None, seed: int = 0, root: str | Path | None = None
+) -> tuple[ImageSet, ImageSet]:
+    """Load a data set as (train, test).
+
+    Args:
+        name: "fashion_mnist" (inside the package, no download; Xiao et al. 2017, arXiv:1708.07747),
+            "cifar10" or "cifar100" (Krizhevsky 2009; through torchvision, into `root`).
+        train_size: keep this many training images, drawn at random with `seed`; all of them if None.
+        seed: of the draw.
+        root: folder of the CIFAR files; by default `$KDUTILS_HOME`, else `~/.cache/kdutils`.
+
+    Raises:
+        ValueError: for an unknown name, a `train_size` that does not fit, or a file whose hash is wrong.
+    """
+    if name == "fashion_mnist":
+        train, test = _fashion_mnist()
+    elif name in _CIFAR_STATS:
+        train, test = _cifar(name, Path(root) if root is not None else cache_folder())
+    else:
+        raise ValueError(nearest("data set", name, ["fashion_mnist", *_CIFAR_STATS]))
+    return (train if train_size is None else train.subset(train_size, seed)), test
+
+
+def _fashion_mnist() -> tuple[ImageSet, ImageSet]:
+    folder = Path(__file__).parent / "fashion_mnist"
+    arrays = []
+    for name, sha256 in _FASHION_FILES.items():
+        packed = (folder / name).read_bytes()
+        if hashlib.sha256(packed).hexdigest() != sha256:
+            raise ValueError(f"{folder / name} has a wrong sha256: the file is damaged, install kdutils again.")
+        header = 16 if "images" in name else 8  # the IDX format: magic number, then the sizes
+        arrays.append(torch.frombuffer(bytearray(gzip.decompress(packed))[header:], dtype=torch.uint8))
+    sets = [
+        ImageSet(images.view(-1, 1, 28, 28), labels.long(), FASHION_CLASSES, *_FASHION_STATS)
+        for images, labels in (arrays[:2], arrays[2:])
+    ]
+    return sets[0], sets[1]
+
+
+def _cifar(name: str, root: Path) -> tuple[ImageSet, ImageSet]:
+    from torchvision import datasets
+
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    try:
+        parts = [kind(str(root), train=train, download=False) for train in (True, False)]
+    except RuntimeError:  # not there, or not intact: torchvision checks the md5 of every file
+        print(f"Downloading {name} (about 170 MB) to {root}; its host can be slow: from one minute to an hour.")
+        root.mkdir(parents=True, exist_ok=True)
+        archive = root / kind.filename
+        try:
+            parts = [kind(str(root), train=train, download=True) for train in (True, False)]
+        except Exception as error:
+            archive.unlink(missing_ok=True)  # a partial or damaged archive is not kept
+            raise ValueError(
+                f"{name} could not be downloaded to {root} ({error}); nothing was kept. Try again, "
+                f"or put {kind.filename} there yourself."
+            ) from error
+    sets = []
+    for part in parts:
+        images = torch.from_numpy(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)))
+        sets.append(ImageSet(images, torch.tensor(part.targets), tuple(part.classes), *_CIFAR_STATS[name]))
+    return sets[0], sets[1]
+
+
+def from_folder(path: str | Path, size: int = 224) -> tuple[ImageSet, ImageSet]:
+    """Read `path/train/<class>/*` and `path/test/<class>/*` into two sets of RGB images.
+
+    Each image is resized so that its shorter side is `size`, then cropped around the centre. The
+    statistics are ImageNet's, which torchvision's pretrained backbones expect.
+
+    Raises:
+        ValueError: for a missing folder, different classes in the two parts, fewer than two classes,
+            an empty class, or a file that is not an image (its path is named).
+    """
+    root = Path(path)
+    check_positive_int("size", size)
+    classes: dict[str, list[str]] = {}
+    for part in ("train", "test"):
+        folder = root / part
+        if not folder.is_dir():
+            raise ValueError(f"path needs the folders train and test with one folder per class: {folder} is missing.")
+        classes[part] = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if classes["train"] != classes["test"]:
+        odd = sorted(set(classes["train"]) ^ set(classes["test"]))
+        raise ValueError(f"train and test must have the same classes; only one of them has: {', '.join(odd)}.")
+    if len(classes["train"]) < 2:
+        raise ValueError(f"path needs at least two classes, found {len(classes['train'])} in {root / 'train'}.")
+    sets = [_read_folder(root / part, classes["train"], size) for part in ("train", "test")]
+    return sets[0], sets[1]
+
+
+def _read_folder(folder: Path, classes: list[str], size: int) -> ImageSet:
+    from PIL import Image, ImageOps
+
+    found = [(file, label) for label, name in enumerate(classes) for file in _image_files(folder / name)]
+    images = torch.empty(len(found), 3, size, size, dtype=torch.uint8)
+    with progress(len(found), f"reading {folder.name}") as bar:
+        for i, (file, _) in enumerate(found):
+            try:
+                with Image.open(file) as opened:
+                    upright = ImageOps.exif_transpose(opened).convert("RGB")
+                    fitted = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
+            except Exception as error:
+                raise ValueError(f"{file} could not be read as an image ({error}).") from error
+            images[i] = torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1)
+            bar.update()
+    return ImageSet(images, torch.tensor([label for _, label in found]), tuple(classes), *_IMAGENET_STATS)
+
+
+def _image_files(folder: Path) -> list[Path]:
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in _IMAGE_ENDINGS and not p.name.startswith("."))
+    if not files:
+        raise ValueError(f"{folder} holds no image ({os.pathsep.join(sorted(_IMAGE_ENDINGS))}).")
+    return files

@@ -1,0 +1,1 @@
+"""The long, many-seed runs behind the chapters: `python -m kdutils.studies.NAME`."""

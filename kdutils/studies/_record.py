@@ -1,0 +1,113 @@
+"""Tidy results on disk: one CSV row per finished run, and beside it a JSON file that says where it comes from."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FOLDER = Path(__file__).parent.parent / "recorded"
+
+
+class Record:
+    """The results of one study: `recorded/NAME.csv` and `recorded/NAME.json`.
+
+    A run that is already in the file is not repeated, so an interrupted study goes on where it stopped.
+
+    Args:
+        name: of the two files.
+        keys: the columns that name a run, such as arm and seed.
+        folder: where the files are.
+    """
+
+    def __init__(self, name: str, keys: tuple[str, ...], folder: Path = FOLDER) -> None:
+        self.path = folder / f"{name}.csv"
+        self.keys = keys
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def has(self, **run: Any) -> bool:
+        """Whether the run with these keys is recorded."""
+        wanted = tuple(str(run[key]) for key in self.keys)
+        return any(tuple(row[key] for key in self.keys) == wanted for row in self.rows())
+
+    def rows(self) -> list[dict[str, str]]:
+        """Every recorded run, as text."""
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def add(self, **row: Any) -> None:
+        """Append one finished run, in one write: a row is there as a whole or not at all."""
+        new = not self.path.exists()
+        values = [f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()]
+        text = (",".join(row) + "\n" if new else "") + ",".join(values) + "\n"
+        with self.path.open("a") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def sort(self, columns: tuple[str, ...]) -> None:
+        """Put the rows into the order of `columns`, whatever order the runs ended in."""
+        rows = sorted(self.rows(), key=lambda row: tuple(_number_or_text(row[c]) for c in columns))
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        temporary.replace(self.path)
+
+    def provenance(self, **settings: Any) -> None:
+        """Write the JSON file: command, commit, date, machine, versions and the study's settings."""
+        facts = {
+            "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
+            "commit": _commit(),
+            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu(),
+            "threads": torch.get_num_threads(),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("torch", "torchvision", "numpy")},
+            },
+            "settings": settings,
+        }
+        self.path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def _module() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec else Path(sys.argv[0]).stem
+
+
+def _number_or_text(text: str) -> tuple[int, float, str]:
+    try:
+        return (0, float(text), "")
+    except ValueError:
+        return (1, 0.0, text)
+
+
+def _commit() -> str:
+    try:
+        shown = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
+        )
+    except OSError:
+        return "unknown"
+    return shown.stdout.strip() or "unknown"
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
