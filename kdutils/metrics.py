@@ -86,10 +86,14 @@ def evaluate(model: nn.Module, test: Images | Iterable[tuple[Tensor, Tensor]]) -
     Raises:
         ValueError: for an empty set, logits that are not (N, K), or labels out of range.
     """
-    logits, labels = logits_and_labels(model, test)
+    return evaluate_logits(*logits_and_labels(model, test))
+
+
+def evaluate_logits(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """What :func:`evaluate` says, from logits (N, K) and labels (N,)."""
     _check_labels(logits, labels)
     return {
-        "accuracy": float((logits.argmax(1) == labels).float().mean()),
+        "accuracy": float((logits.argmax(1) == labels).double().mean()),
         "nll": float(F.cross_entropy(logits, labels)),
         "ece": ece(logits.softmax(1), labels),
         "n": len(labels),
@@ -111,22 +115,26 @@ def compare(
         ValueError: for an empty set, or models with different numbers of classes.
     """
     student_logits, labels = logits_and_labels(student, test)
-    teacher_logits, _ = logits_and_labels(teacher, test)
+    return compare_logits(student_logits, logits_and_labels(teacher, test)[0], labels)
+
+
+def compare_logits(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """What :func:`compare` says, from two tensors of logits (N, K) and labels (N,)."""
     if student_logits.shape != teacher_logits.shape:
         raise ValueError(
             "student and teacher must give logits of the same shape (N, K), "
             f"got {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}."
         )
     _check_labels(student_logits, labels)
-    same = student_logits.argmax(1) == teacher_logits.argmax(1)
+    same = (student_logits.argmax(1) == teacher_logits.argmax(1)).double()
     right = teacher_logits.argmax(1) == labels
     kl = F.kl_div(student_logits.log_softmax(1), teacher_logits.log_softmax(1), reduction="batchmean", log_target=True)
     return {
-        "student_accuracy": float((student_logits.argmax(1) == labels).float().mean()),
-        "teacher_accuracy": float(right.float().mean()),
-        "agreement": float(same.float().mean()),
-        "agreement_on_teacher_errors": float(same[~right].float().mean()),
-        "agreement_on_teacher_hits": float(same[right].float().mean()),
+        "student_accuracy": float((student_logits.argmax(1) == labels).double().mean()),
+        "teacher_accuracy": float(right.double().mean()),
+        "agreement": float(same.mean()),
+        "agreement_on_teacher_errors": float(same[~right].mean()),
+        "agreement_on_teacher_hits": float(same[right].mean()),
         "kl": float(kl),
         "n": len(labels),
     }

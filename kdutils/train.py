@@ -115,12 +115,13 @@ def fit(
         return {"ce": F.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)}
 
     settings = Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress)
+    _check_model_and_data(model, train)
     return _run(model, None, train, terms, {"ce": 1.0}, settings, validation)
 
 
 def distill(
     student: nn.Module,
-    teacher: nn.Module,
+    teacher: nn.Module | Tensor,
     train: ImageSet | Batches,
     *,
     epochs: int,
@@ -142,11 +143,13 @@ def distill(
     The teacher sees exactly the images that the student sees. It works in eval mode and without
     gradients, its parameters and buffers are never changed, and every part gets its own mode back.
     With an ImageSet and `augment` False or "flip" there are only one or two views of an image, so the
-    teacher's logits are computed once, before the first epoch; otherwise once per step.
+    teacher's logits are computed once, before the first epoch; otherwise once per step. To train several
+    students from one teacher, compute them yourself with :func:`teacher_logits` and pass them as `teacher`.
 
     Args:
         student: as `model` in :func:`fit`.
-        teacher: gives logits of the same shape as the student's.
+        teacher: a network that gives logits of the same shape as the student's, or what
+            :func:`teacher_logits` gave for this very `train` and `augment`, (V, N, K).
         train: as in :func:`fit`.
         epochs: as in :func:`fit`, like the other arguments that are not named here.
         temperature: T > 0 of the soft labels.
@@ -164,10 +167,15 @@ def distill(
     """
     losses.check_temperature(temperature)
     losses.check_weights(kd_weight=kd_weight, ce_weight=ce_weight)
-    if not isinstance(teacher, nn.Module):
-        raise ValueError(f"teacher must be a torch.nn.Module, got {type(teacher).__name__}.")
-    if {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()} or student is teacher:
-        raise ValueError("teacher is the student, or shares parameters with it: pass a separate, trained network.")
+    settings = Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress)
+    _check_model_and_data(student, train)
+    if isinstance(teacher, nn.Module):
+        if student is teacher or {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}:
+            raise ValueError("teacher is the student, or shares parameters with it: pass a separate, trained network.")
+    elif isinstance(teacher, Tensor):
+        _check_stored(teacher, train, settings)
+    else:
+        raise ValueError(f"teacher must be a torch.nn.Module or stored logits, got {type(teacher).__name__}.")
 
     def terms(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         assert batch.teacher_logits is not None  # _run sees to it
@@ -176,15 +184,32 @@ def distill(
             "ce": F.cross_entropy(logits.float(), batch.labels),
         }
 
-    settings = Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress)
     weights = {"kd": kd_weight, "ce": ce_weight}
+    if isinstance(teacher, Tensor):
+        return _run(student, teacher, train, terms, weights, settings, validation)
     with _base.eval_mode(teacher):
         return _run(student, teacher, train, terms, weights, settings, validation)
 
 
+def teacher_logits(teacher: nn.Module, train: ImageSet, augment: Literal[False, "flip"] = False) -> Tensor:
+    """The teacher's logits for every view of every image: float32 (V, N, K), on the CPU.
+
+    V is 1 without augmentation and 2 with "flip" (as it is, mirrored). The rows belong to the images of
+    `train` in their order: pass them to :func:`distill` together with this very set.
+
+    Raises:
+        ValueError: for another `augment`, since its views are too many to store.
+    """
+    if augment not in (False, "flip"):
+        raise ValueError(f'augment must be False or "flip" to have few views, got {augment!r}.')
+    views = [train.images] if not augment else [train.images, train.images.flip(-1)]
+    chunks = [[predict(teacher, train.normalise(chunk)) for chunk in view.split(1000)] for view in views]
+    return torch.stack([torch.cat(chunk) for chunk in chunks])
+
+
 def _run(
     model: nn.Module,
-    teacher: nn.Module | None,
+    teacher: nn.Module | Tensor | None,
     train: ImageSet | Batches,
     terms: Callable[[Tensor, Batch], dict[str, Tensor]],
     weights: dict[str, float],
@@ -192,11 +217,10 @@ def _run(
     validation: ImageSet | None,
 ) -> History:
     """The loop behind `fit` and `distill`: minimise Σ weights[name] · terms[name]."""
-    _check_model_and_data(model, train)
     device = torch.device(settings.device) if settings.device is not None else _base.device()
     with _base.seeded(settings.seed):
         model.to(device)
-        if teacher is not None:
+        if isinstance(teacher, nn.Module):
             teacher.to(device)
         if isinstance(train, ImageSet):
             batches: _ImageBatches | _LoaderBatches = _ImageBatches(train, settings, device, teacher)
@@ -204,7 +228,7 @@ def _run(
             batches = _LoaderBatches(train, device)
         optimizer = _optimizer(model, settings)
         history: History = {}
-        with _base.progress(None, "distil" if teacher else "fit", settings.progress) as bar:
+        with _base.progress(None, "fit" if teacher is None else "distill", settings.progress) as bar:
             for epoch in range(settings.epochs):
                 start = time.perf_counter()
                 row = _epoch(model, teacher, batches, terms, weights, optimizer, settings, epoch, bar)
@@ -220,7 +244,7 @@ def _run(
 
 def _epoch(
     model: nn.Module,
-    teacher: nn.Module | None,
+    teacher: nn.Module | Tensor | None,
     batches: _ImageBatches | _LoaderBatches,
     terms: Callable[[Tensor, Batch], dict[str, Tensor]],
     weights: dict[str, float],
@@ -240,7 +264,7 @@ def _epoch(
         lr = peak * _one_cycle((epoch + (step / steps if steps else 0.0)) / settings.epochs)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        if teacher is not None and batch.teacher_logits is None:
+        if isinstance(teacher, nn.Module) and batch.teacher_logits is None:
             with torch.no_grad():
                 batch.teacher_logits = teacher(batch.inputs)
         logits = model(batch.inputs)
@@ -291,19 +315,19 @@ def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
 class _ImageBatches:
     """Shuffled, augmented, normalised batches of an ImageSet; the order depends on the seed alone."""
 
-    def __init__(self, data: ImageSet, settings: Settings, device: torch.device, teacher: nn.Module | None) -> None:
+    def __init__(
+        self, data: ImageSet, settings: Settings, device: torch.device, teacher: nn.Module | Tensor | None
+    ) -> None:
         self.data = data
         self.images, self.labels = data.images.to(device), data.labels.to(device)
         self.batch_size, self.augment = settings.batch_size, settings.augment
         self.generator = torch.Generator().manual_seed(settings.seed)  # on the CPU: one order for all devices
         self.steps = math.ceil(len(data) / settings.batch_size)
         self.views: Tensor | None = None
-        if teacher is not None and self.augment is not True:  # so few views that each is computed once
-            views = [self.images] if not self.augment else [self.images, self.images.flip(-1)]
-            self.views = torch.stack([self._logits(teacher, view) for view in views])
-
-    def _logits(self, teacher: nn.Module, images: Tensor) -> Tensor:
-        return torch.cat([predict(teacher, self.data.normalise(chunk)) for chunk in images.split(1000)])
+        if isinstance(teacher, Tensor):
+            self.views = teacher.to(device)
+        elif teacher is not None and self.augment is not True:  # so few views that each is computed once
+            self.views = teacher_logits(teacher, data, self.augment).to(device)
 
     def __iter__(self) -> Iterator[Batch]:
         for index in torch.randperm(len(self.labels), generator=self.generator).split(self.batch_size):
@@ -369,6 +393,17 @@ def _check_model_and_data(model: nn.Module, train: ImageSet | Batches) -> None:
         raise ValueError(f"train must be an ImageSet or an iterable of batches, got {type(train).__name__}.")
     elif isinstance(train, Sized) and len(train) == 0:
         raise ValueError("train is empty: at least one batch is wanted.")
+
+
+def _check_stored(logits: Tensor, train: ImageSet | Batches, settings: Settings) -> None:
+    if not isinstance(train, ImageSet) or settings.augment is True:
+        raise ValueError('stored teacher logits need train to be an ImageSet and augment to be False or "flip".')
+    views = 2 if settings.augment else 1
+    if logits.dim() != 3 or logits.shape[:2] != (views, len(train)):
+        raise ValueError(
+            f"stored teacher logits must have shape ({views}, {len(train)}, K) for this train and augment, "
+            f"got {tuple(logits.shape)}."
+        )
 
 
 def _check_logits(logits: Tensor, batch: Batch) -> None:
