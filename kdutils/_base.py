@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
 T = TypeVar("T")
-Bar = tqdm  # the type of a progress bar
+Bar: TypeAlias = "tqdm[Any]"  # the type of a progress bar
 
 
 def device() -> torch.device:
@@ -59,9 +60,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def check_seed(seed: int) -> None:
-    """Raise unless `seed` is a non-negative integer."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be a non-negative integer, got {seed!r}.")
+    """Raise unless `seed` is an integer from 0 to 2⁶³ − 1."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be a non-negative integer, got {seed!r:.60}.")
 
 
 def check_positive_int(name: str, value: Any) -> None:
@@ -70,12 +71,21 @@ def check_positive_int(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
 
 
-def nearest(argument: str, name: str, known: Iterable[str]) -> str:
-    """The sentence for an unknown name: what came, the nearest known one, and all of them."""
+def check_number(name: str, value: Any, low: float, *, above: bool = False) -> None:
+    """Raise unless `value` is a finite number of at least `low`, or strictly above it with `above`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < low or (above and value == low):
+        wanted = "positive finite number" if above and low == 0 else f"finite number of at least {low:g}"
+        raise ValueError(f"{name} must be a {wanted}, got {value!r:.60}.")
+
+
+def nearest(argument: str, name: object, known: Iterable[str]) -> str:
+    """The sentence for an unknown name: what came, the nearest known one, and (if they are few) all of them."""
     names = sorted(known)
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
-    guess = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{argument} {name!r} is unknown{guess} Known: {', '.join(names)}."
+    close = max(names, key=lambda each: difflib.SequenceMatcher(None, str(name).lower(), each.lower()).ratio())
+    listed = ", ".join(names)
+    rest = f"known are {listed}" if len(listed) <= 120 else f"{len(names)} are known"
+    return f"{argument} {name!r:.60} is unknown: the nearest is {close!r}; {rest}."
 
 
 @contextlib.contextmanager
@@ -97,7 +107,7 @@ def model_device(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def progress(total: int | None, label: str, show: bool = True) -> tqdm[Any]:
+def progress(total: int | None, label: str, show: bool = True) -> Bar:
     """A bar with the time left, in a terminal and in a live notebook.
 
     It vanishes when it is done, and `KDUTILS_PROGRESS=0` switches it off: that is how notebooks are

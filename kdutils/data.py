@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +35,7 @@ _FASHION_FILES = {
 _IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageSet:
     """Labelled images that live in two tensors.
 
@@ -58,6 +57,9 @@ class ImageSet:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        for name, value in (("images", self.images), ("labels", self.labels)):
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{name} must be a tensor, got {type(value).__name__}.")
         if self.images.dtype != torch.uint8 or self.images.dim() != 4:
             raise ValueError(
                 f"images must be uint8 of shape (N, C, H, W), got {self.images.dtype} {tuple(self.images.shape)}."
@@ -74,14 +76,18 @@ class ImageSet:
             raise ValueError(
                 f"labels must lie in 0 to {len(self.classes) - 1} ({len(self.classes)} classes), got {low} to {high}."
             )
-        if len(self.mean) != self.images.shape[1] or len(self.std) != self.images.shape[1]:
-            raise ValueError(f"mean and std need one value for each of the {self.images.shape[1]} channels.")
+        channels = self.images.shape[1]
+        if len(self.mean) != channels or len(self.std) != channels or not min(self.std) > 0:
+            raise ValueError(
+                f"mean and std need one value for each of the {channels} channels, and std values above 0, "
+                f"got {self.mean!r} and {self.std!r}."
+            )
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> ImageSet:
-        """A smaller set: by slice, by list of positions, or by a tensor of positions or booleans."""
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> ImageSet:
+        """A smaller set: by position, slice or list of positions, or by a tensor of positions or booleans."""
         if isinstance(index, int):
             index = [index]
         return replace(self, images=self.images[index], labels=self.labels[index])
@@ -105,10 +111,10 @@ class ImageSet:
         order = self._shuffled(n, seed)
         return self[order[:n]], self[order[n:]]
 
-    def _shuffled(self, n: int, seed: int) -> Tensor:
+    def _shuffled(self, n: int, seed: int, name: str = "n") -> Tensor:
         check_seed(seed)
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= len(self):
-            raise ValueError(f"n must be an integer from 1 to {len(self)} (the size of the set), got {n!r}.")
+            raise ValueError(f"{name} must be an integer from 1 to {len(self)} (the size of the set), got {n!r:.60}.")
         return torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -127,7 +133,9 @@ class ImageSet:
         """(normalised float32 images (N, C, H, W), int64 labels (N,)), all at once."""
         return self.normalise(self.images), self.labels
 
-    def loader(self, batch_size: int = 128, *, shuffle: bool = False, seed: int = 0, workers: int = 0) -> DataLoader:
+    def loader(
+        self, batch_size: int = 128, *, shuffle: bool = False, seed: int = 0, workers: int = 0
+    ) -> DataLoader[tuple[Tensor, ...]]:
         """A `DataLoader` of (normalised images, labels) whose order depends on `seed` alone."""
         check_positive_int("batch_size", batch_size)
         check_seed(seed)
@@ -161,7 +169,9 @@ def load(
         train, test = _cifar(name, Path(root) if root is not None else cache_folder())
     else:
         raise ValueError(nearest("data set", name, ["fashion_mnist", *_CIFAR_STATS]))
-    return (train if train_size is None else train.subset(train_size, seed)), test
+    if train_size is not None:
+        train = train[train._shuffled(train_size, seed, "train_size")[:train_size]]
+    return train, test
 
 
 def _fashion_mnist() -> tuple[ImageSet, ImageSet]:
@@ -188,14 +198,20 @@ def _cifar(name: str, root: Path) -> tuple[ImageSet, ImageSet]:
         parts = [kind(str(root), train=train, download=False) for train in (True, False)]
     except RuntimeError:  # not there, or not intact: torchvision checks the md5 of every file
         print(f"Downloading {name} (about 170 MB) to {root}; its host can be slow: from one minute to an hour.")
+        made = [folder for folder in (root, *root.parents) if not folder.exists()]
         root.mkdir(parents=True, exist_ok=True)
-        archive = root / kind.filename
         try:
             parts = [kind(str(root), train=train, download=True) for train in (True, False)]
-        except Exception as error:
-            archive.unlink(missing_ok=True)  # a partial or damaged archive is not kept
+        except BaseException as error:  # also when it is interrupted: a partial or damaged archive is not kept
+            (root / kind.filename).unlink(missing_ok=True)
+            for folder in made:
+                if not any(folder.iterdir()):
+                    folder.rmdir()
+            if not isinstance(error, Exception):
+                raise
+            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
             raise ValueError(
-                f"{name} could not be downloaded to {root} ({error}); nothing was kept. Try again, "
+                f"{name} could not be downloaded to {root} ({reason:.80}): nothing was kept, so try again, "
                 f"or put {kind.filename} there yourself."
             ) from error
     sets = []
@@ -244,7 +260,7 @@ def _read_folder(folder: Path, classes: list[str], size: int) -> ImageSet:
                     upright = ImageOps.exif_transpose(opened).convert("RGB")
                     fitted = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
             except Exception as error:
-                raise ValueError(f"{file} could not be read as an image ({error}).") from error
+                raise ValueError(f"{file} could not be read as an image ({type(error).__name__}).") from error
             images[i] = torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1)
             bar.update()
     return ImageSet(images, torch.tensor([label for _, label in found]), tuple(classes), *_IMAGENET_STATS)
@@ -253,5 +269,5 @@ def _read_folder(folder: Path, classes: list[str], size: int) -> ImageSet:
 def _image_files(folder: Path) -> list[Path]:
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in _IMAGE_ENDINGS and not p.name.startswith("."))
     if not files:
-        raise ValueError(f"{folder} holds no image ({os.pathsep.join(sorted(_IMAGE_ENDINGS))}).")
+        raise ValueError(f"{folder} holds no image ({', '.join(sorted(_IMAGE_ENDINGS))}).")
     return files

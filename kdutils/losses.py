@@ -75,27 +75,35 @@ def distillation_loss(
 
 def check_temperature(temperature: float) -> None:
     """Raise unless `temperature` is a positive finite number."""
-    if not isinstance(temperature, int | float) or not math.isfinite(temperature) or temperature <= 0:
-        raise ValueError(f"temperature must be a positive finite number, got {temperature!r}.")
+    if not _is_number(temperature) or temperature <= 0:
+        raise ValueError(f"temperature must be a positive finite number, got {temperature!r:.60}.")
 
 
 def check_weights(**weights: float) -> None:
     """Raise unless every weight is a finite number ≥ 0 and at least one is above 0."""
     for name, weight in weights.items():
-        if not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
-            raise ValueError(f"{name} must be a finite number of at least 0, got {weight!r}.")
+        if not _is_number(weight) or weight < 0:
+            raise ValueError(f"{name} must be a finite number of at least 0, got {weight!r:.60}.")
     if not any(weights.values()):
         raise ValueError(f"{' and '.join(weights)} are both 0: nothing would be learned.")
 
 
 def check_labels(labels: Tensor, logits: Tensor) -> None:
-    """Raise unless `labels` is int64 of shape (N,) with values 0 to K − 1, for logits (N, K)."""
+    """Raise unless `labels` is int64 of shape (N,) with values 0 to K − 1, for logits (N, K), N at least 1."""
     n, k = logits.shape
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"labels must be an int64 tensor of shape ({n},), got {type(labels).__name__}.")
+    if n == 0:
+        raise ValueError("labels is empty: at least one is wanted.")
     if labels.dtype != torch.int64 or labels.shape != (n,):
         raise ValueError(f"labels must be int64 of shape ({n},), got {labels.dtype} {tuple(labels.shape)}.")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= k:
         raise ValueError(f"labels must lie in 0 to {k - 1} ({k} classes), got values from {low} to {high}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

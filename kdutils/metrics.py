@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,11 +17,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdutils import _base
 
 
+@runtime_checkable
 class Images(Protocol):
     """What `evaluate` and `compare` need of an ImageSet."""
 
-    images: Tensor
-    labels: Tensor
+    @property
+    def images(self) -> Tensor: ...
+
+    @property
+    def labels(self) -> Tensor: ...
 
     def normalise(self, images: Tensor) -> Tensor: ...
 
@@ -67,13 +71,27 @@ def logits_and_labels(model: nn.Module, data: Images | Iterable[tuple[Tensor, Te
     Args:
         data: an ImageSet, or an iterable of batches (inputs, labels) in a fixed order.
     """
-    if hasattr(data, "normalise"):
-        chunks = data.images.split(1000)
-        return torch.cat([predict(model, data.normalise(chunk)) for chunk in chunks]), data.labels.cpu()
-    pairs = [(predict(model, inputs), labels.cpu()) for inputs, labels in data]
-    if not pairs:
+    found, labels = _all_logits([model], data)
+    return found[0], labels
+
+
+def _all_logits(
+    models: Sequence[nn.Module], data: Images | Iterable[tuple[Tensor, Tensor]]
+) -> tuple[list[Tensor], Tensor]:
+    """The logits of several models on the same batches, in one pass over the data."""
+    if isinstance(data, Images):
+        chunks = zip(data.images.split(1000), data.labels.split(1000), strict=True)
+        batches: Iterable[tuple[Tensor, Tensor]] = ((data.normalise(images), labels) for images, labels in chunks)
+    else:
+        batches = data
+    found: list[tuple[Tensor, ...]] = []
+    with torch.random.fork_rng(devices=[]):  # a DataLoader draws from the global generator
+        for inputs, labels in batches:
+            found.append((labels.cpu(), *(predict(model, inputs) for model in models)))
+    if not found:
         raise ValueError("the data set is empty: at least one batch is wanted.")
-    return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
+    labels, *logits = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return logits, labels
 
 
 def evaluate(model: nn.Module, test: Images | Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
@@ -85,6 +103,7 @@ def evaluate(model: nn.Module, test: Images | Iterable[tuple[Tensor, Tensor]]) -
 
     Raises:
         ValueError: for an empty set, logits that are not (N, K), or labels out of range.
+        FloatingPointError: if a logit is NaN.
     """
     return evaluate_logits(*logits_and_labels(model, test))
 
@@ -92,6 +111,8 @@ def evaluate(model: nn.Module, test: Images | Iterable[tuple[Tensor, Tensor]]) -
 def evaluate_logits(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """What :func:`evaluate` says, from logits (N, K) and labels (N,)."""
     _check_labels(logits, labels)
+    if logits.isnan().any():
+        raise FloatingPointError(f"the logits of {int(logits.isnan().any(1).sum())} of {len(logits)} images are NaN.")
     return {
         "accuracy": float((logits.argmax(1) == labels).double().mean()),
         "nll": float(F.cross_entropy(logits, labels)),
@@ -100,9 +121,7 @@ def evaluate_logits(logits: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-def compare(
-    student: nn.Module, teacher: nn.Module, test: Images | Iterable[tuple[Tensor, Tensor]]
-) -> dict[str, float]:
+def compare(student: nn.Module, teacher: nn.Module, test: Images | Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """How close two models are on `test`, which is another question than how right they are.
 
     Returns:
@@ -114,8 +133,8 @@ def compare(
     Raises:
         ValueError: for an empty set, or models with different numbers of classes.
     """
-    student_logits, labels = logits_and_labels(student, test)
-    return compare_logits(student_logits, logits_and_labels(teacher, test)[0], labels)
+    (student_logits, teacher_logits), labels = _all_logits([student, teacher], test)
+    return compare_logits(student_logits, teacher_logits, labels)
 
 
 def compare_logits(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> dict[str, float]:
@@ -153,10 +172,14 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> dict[s
         two are NaN in empty bins.
 
     Raises:
-        ValueError: for shapes that do not fit or fewer than one bin.
+        ValueError: for shapes that do not fit, rows that are no probabilities, or fewer than one bin.
     """
     _base.check_positive_int("bins", bins)
     _check_labels(probabilities, labels)
+    sums = probabilities.double().sum(1)
+    if not (bool((probabilities >= 0).all()) and bool(((sums - 1).abs() < 0.01).all())):
+        raise ValueError("probabilities must be rows of numbers ≥ 0 that sum to 1: logits need .softmax(1) first.")
+    probabilities, labels = probabilities.detach().cpu(), labels.cpu()
     confidence, predicted = probabilities.max(1)
     right = (predicted == labels).double().numpy()
     place = (confidence.double().numpy() * bins).astype(int).clip(0, bins - 1)

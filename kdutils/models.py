@@ -7,10 +7,14 @@ values and shapes are the same in both layouts.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from kdutils._base import check_positive_int
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class Block(nn.Module):
@@ -204,5 +208,5 @@ def _check(**sizes: int) -> None:
         check_positive_int(name, value)
 
 
-def _finish(model: nn.Module) -> nn.Module:
-    return model.to(memory_format=torch.channels_last)
+def _finish(model: Model) -> Model:
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

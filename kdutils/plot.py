@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from html import escape
 
 import numpy as np
 import seaborn as sns
@@ -82,7 +83,7 @@ def images(pictures: Tensor, titles: Sequence[str] | None = None, columns: int =
 
 
 def maps(pictures: Tensor, rows: Mapping[str, Tensor], titles: Sequence[str] | None = None) -> Figure:
-    """Images in the first row, then one row of attribution maps per entry, all on one colour scale per column.
+    """Images in the first row, then one row of attribution maps per entry, red for the class, blue against it.
 
     Args:
         pictures: (N, C, H, W) in [0, 1].
@@ -102,9 +103,38 @@ def maps(pictures: Tensor, rows: Mapping[str, Tensor], titles: Sequence[str] | N
     for row, (name, found) in enumerate(rows.items(), start=1):
         axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
         for i in range(n):
-            shown = np.asarray(found[i], dtype=float)
-            top = np.quantile(np.abs(shown), 0.99)
-            axes[row, i].imshow(shown / (top if top > 0 else 1.0), cmap=MAP_COLORS, vmin=-1, vmax=1)
+            _map(axes[row, i], found[i])
+    return figure
+
+
+def map_blocks(pictures: Tensor, found: Mapping[str, Mapping[str, Tensor]]) -> Figure:
+    """One block of rows per image: a row per network, a column per method, the image itself on the left.
+
+    Args:
+        pictures: (N, C, H, W) in [0, 1].
+        found: network → method → maps (N, H, W), signed, drawn as in :func:`maps`; a network with a name in
+            :data:`COLORS` is labelled in its colour. Every network needs the same methods.
+    """
+    methods = list(next(iter(found.values())))
+    rows, columns = len(found), len(methods) + 1
+    size = (1.0 * columns + 0.7, 1.0 * rows * len(pictures) + 0.3)
+    figure, axes = plt.subplots(rows * len(pictures), columns, figsize=size, squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+    for i, picture in enumerate(pictures):
+        for row, (network, by_method) in enumerate(found.items(), start=i * rows):
+            if row == i * rows:
+                _picture(axes[row, 0], picture)
+            else:
+                axes[row, 0].axis("off")
+            axes[row, 1].set_ylabel(network, color=COLORS.get(network), fontsize=8)
+            for axis, method in zip(axes[row, 1:], methods, strict=True):
+                _map(axis, by_method[method][i])
+    for axis, method in zip(axes[0, 1:], methods, strict=True):
+        axis.set_title(
+            method.replace("_", " ").replace(" x ", " × ").replace("integrated ", "integrated\n"), fontsize=8
+        )
     return figure
 
 
@@ -170,8 +200,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], title: str = "") -> Fi
         xticklabels=list(classes), yticklabels=list(classes), annot_kws={"fontsize": 8},
     )  # fmt: skip
     axis.set(xlabel="predicted", ylabel="true", title=title)
-    axis.tick_params(axis="x", rotation=45)
-    axis.set_xticks(axis.get_xticks(), axis.get_xticklabels(), rotation=45, ha="right")
+    axis.set_xticks(axis.get_xticks(), list(classes), rotation=45, ha="right")
     return figure
 
 
@@ -207,15 +236,15 @@ def player(frames: Mapping[str, Sequence[float] | Tensor], classes: Sequence[str
         classes: K names.
         label: what is seen, read out by screen readers.
     """
-    data = [[caption, [round(float(v), 3) for v in values]] for caption, values in frames.items()]
+    data = [(caption, [round(float(v), 3) for v in values]) for caption, values in frames.items()]
     rows = "".join(
-        f'<div class="kd-row"><span class="kd-name">{name}</span>'
+        f'<div class="kd-row"><span class="kd-name">{escape(name)}</span>'
         f'<span class="kd-track"><span class="kd-bar" style="width:{100 * value:.1f}%"></span></span>'
         f'<span class="kd-value">{value:.3f}</span></div>'
         for name, value in zip(classes, data[0][1], strict=True)
     )
-    html = _PLAYER.replace("@ROWS@", rows).replace("@LABEL@", label).replace("@FIRST@", data[0][0])
-    html = html.replace("@LAST@", str(len(data) - 1)).replace("@DATA@", json.dumps(data))
+    html = _PLAYER.replace("@ROWS@", rows).replace("@LABEL@", escape(label)).replace("@FIRST@", escape(data[0][0]))
+    html = html.replace("@LAST@", str(len(data) - 1)).replace("@DATA@", json.dumps(data).replace("<", "\\u003c"))
     return Player(html, f"A player with {len(data)} frames, from {data[0][0]} to {data[-1][0]}.")
 
 
@@ -278,6 +307,12 @@ _PLAYER = """<div class="kd-player" role="group" aria-label="@LABEL@">
 def _picture(axis: Axes, picture: Tensor) -> None:
     shown = np.asarray(picture).transpose(1, 2, 0)
     axis.imshow(shown[..., 0] if shown.shape[2] == 1 else shown, cmap="gray", vmin=0, vmax=1)
+
+
+def _map(axis: Axes, values: Tensor) -> None:
+    shown = np.asarray(values, dtype=float)
+    top = np.quantile(np.abs(shown), 0.99)
+    axis.imshow(shown / (top if top > 0 else 1.0), cmap=MAP_COLORS, vmin=-1, vmax=1)
 
 
 def _figure(axis: Axes) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -57,10 +58,9 @@ class Settings:
             raise ValueError(f'augment must be True, False or "flip", got {self.augment!r}.')
         if self.optimizer not in PEAK_LR:
             raise ValueError(_base.nearest("optimizer", self.optimizer, PEAK_LR))
-        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"lr must be a positive finite number, got {self.lr!r}.")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ValueError(f"weight_decay must be a finite number of at least 0, got {self.weight_decay!r}.")
+        if self.lr is not None:
+            _base.check_number("lr", self.lr, 0, above=True)
+        _base.check_number("weight_decay", self.weight_decay, 0)
 
 
 def fit(
@@ -90,7 +90,8 @@ def fit(
         batch_size: images per step (ImageSet only).
         augment: for an ImageSet: True flips left-right and shifts by up to an eighth of the size,
             "flip" only flips, False does neither. For other iterables it does nothing.
-        seed: of the order, the augmentation and dropout. The global random state is left as it was.
+        seed: of the order, the augmentation and dropout. The global random state is left as it was. A
+            `DataLoader` with a generator of its own keeps its own order: each run starts at that generator's seed.
         optimizer: "sgd" (Nesterov momentum 0.9) or "adamw"; both under a one-cycle learning rate.
         lr: the peak of the learning rate; 0.1 for SGD and 0.002 for AdamW if None.
         weight_decay: of every parameter with at least two dimensions (no bias, no normalisation).
@@ -108,14 +109,15 @@ def fit(
         ValueError: for any argument that does not fit, in one sentence that names it.
         FloatingPointError: as soon as the loss is not finite, with the epoch and the step.
     """
-    if not 0 <= label_smoothing < 1:
+    _base.check_number("label_smoothing", label_smoothing, 0)
+    if label_smoothing >= 1:
         raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing!r}.")
 
     def terms(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         return {"ce": F.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)}
 
     settings = Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress)
-    _check_model_and_data(model, train)
+    _check_model_and_data("model", model, train)
     return _run(model, None, train, terms, {"ce": 1.0}, settings, validation)
 
 
@@ -168,14 +170,14 @@ def distill(
     losses.check_temperature(temperature)
     losses.check_weights(kd_weight=kd_weight, ce_weight=ce_weight)
     settings = Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress)
-    _check_model_and_data(student, train)
+    _check_model_and_data("student", student, train)
     if isinstance(teacher, nn.Module):
         if student is teacher or {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}:
             raise ValueError("teacher is the student, or shares parameters with it: pass a separate, trained network.")
     elif isinstance(teacher, Tensor):
         _check_stored(teacher, train, settings)
     else:
-        raise ValueError(f"teacher must be a torch.nn.Module or stored logits, got {type(teacher).__name__}.")
+        raise ValueError(f"teacher must be a torch.nn.Module or stored logits (V, N, K), got {type(teacher).__name__}.")
 
     def terms(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         assert batch.teacher_logits is not None  # _run sees to it
@@ -218,7 +220,7 @@ def _run(
 ) -> History:
     """The loop behind `fit` and `distill`: minimise Σ weights[name] · terms[name]."""
     device = torch.device(settings.device) if settings.device is not None else _base.device()
-    with _base.seeded(settings.seed):
+    with _base.seeded(settings.seed), _rewound(train):
         model.to(device)
         if isinstance(teacher, nn.Module):
             teacher.to(device)
@@ -261,18 +263,18 @@ def _epoch(
         steps = batches.steps
         if steps and bar.total is None:
             bar.reset(total=steps * settings.epochs)
-        lr = peak * _one_cycle((epoch + (step / steps if steps else 0.0)) / settings.epochs)
+        lr = peak * _one_cycle((epoch + (step / steps if steps else 0.5)) / settings.epochs)
         for group in optimizer.param_groups:
             group["lr"] = lr
         if isinstance(teacher, nn.Module) and batch.teacher_logits is None:
             with torch.no_grad():
                 batch.teacher_logits = teacher(batch.inputs)
         logits = model(batch.inputs)
-        if epoch == step == 0:
+        # Asking a GPU for a value makes it wait, so there it is asked only now and then.
+        if epoch == step == 0 or batch.labels.device.type == "cpu":
             _check_logits(logits, batch)
         parts = terms(logits, batch)
         loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
-        # Asking a GPU for a value makes it wait, so there it is asked only now and then.
         if loss.device.type == "cpu" or step % 50 == 49:
             _check_finite(loss, parts, logits, batch, epoch, step)
         optimizer.zero_grad(set_to_none=True)
@@ -297,7 +299,7 @@ def _epoch(
 
 def _one_cycle(done: float) -> float:
     """The learning rate as a share of its peak: up in a straight line, then down to zero (Smith 2018)."""
-    return min((done + 1e-3) / WARM_UP, (1 - done) / (1 - WARM_UP))
+    return max(0.0, min((done + 1e-3) / WARM_UP, (1 - done) / (1 - WARM_UP)))
 
 
 def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
@@ -366,32 +368,55 @@ class _LoaderBatches:
 
     def __init__(self, data: Batches, device: torch.device) -> None:
         self.data, self.device = data, device
-        self.steps: int | None = len(data) if isinstance(data, Sized) else None
+        self.steps: int | None = _length(data)
 
     def __iter__(self) -> Iterator[Batch]:
         count = 0
         for pair in self.data:
             if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(x, Tensor) for x in pair)):
-                raise ValueError(
-                    f"train must give batches (inputs, labels) of two tensors, got {type(pair).__name__}."
-                )
+                raise ValueError(f"train must give batches (inputs, labels) of two tensors, got {type(pair).__name__}.")
             inputs, labels = pair
+            if len(labels) == 0:
+                raise ValueError(f"train gave an empty batch in step {count + 1}: at least one image is wanted.")
             yield Batch(inputs.to(self.device), labels.to(self.device))
             count += 1
         self.steps = count or None
 
 
-def _check_model_and_data(model: nn.Module, train: ImageSet | Batches) -> None:
+@contextlib.contextmanager
+def _rewound(data: ImageSet | Batches) -> Iterator[None]:
+    """Let a DataLoader that has its own generator start at that generator's seed; its state is given back."""
+    generator = getattr(data, "generator", None)
+    if not isinstance(generator, torch.Generator):
+        yield
+        return
+    state = generator.get_state()
+    generator.manual_seed(generator.initial_seed())
+    try:
+        yield
+    finally:
+        generator.set_state(state)
+
+
+def _length(data: Batches) -> int | None:
+    """How many batches `data` says that it has, if it can say it (a stream cannot)."""
+    try:
+        return len(data) if isinstance(data, Sized) else None
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _check_model_and_data(name: str, model: nn.Module, train: ImageSet | Batches) -> None:
     if not isinstance(model, nn.Module):
-        raise ValueError(f"the model must be a torch.nn.Module, got {type(model).__name__}.")
+        raise ValueError(f"{name} must be a torch.nn.Module, got {type(model).__name__}.")
     if not any(p.requires_grad for p in model.parameters()):
-        raise ValueError("the model has no parameter that requires a gradient: there is nothing to train.")
+        raise ValueError(f"{name} has no parameter that requires a gradient: there is nothing to train.")
     if isinstance(train, ImageSet):
         if len(train.labels.unique()) < 2:
             raise ValueError(f"train holds one class only ({train.classes[int(train.labels[0])]}): two are wanted.")
     elif not isinstance(train, Iterable):
         raise ValueError(f"train must be an ImageSet or an iterable of batches, got {type(train).__name__}.")
-    elif isinstance(train, Sized) and len(train) == 0:
+    elif _length(train) == 0:
         raise ValueError("train is empty: at least one batch is wanted.")
 
 
@@ -407,10 +432,12 @@ def _check_stored(logits: Tensor, train: ImageSet | Batches, settings: Settings)
 
 
 def _check_logits(logits: Tensor, batch: Batch) -> None:
-    if logits.dim() != 2 or len(logits) != len(batch.labels):
-        raise ValueError(
-            f"the model must give logits of shape ({len(batch.labels)}, K) for this batch, got {tuple(logits.shape)}."
-        )
+    for name, given in (("the model", logits), ("the teacher", batch.teacher_logits)):
+        if given is not None and not (
+            isinstance(given, Tensor) and given.dim() == 2 and len(given) == len(batch.labels)
+        ):
+            got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+            raise ValueError(f"{name} must give logits of shape ({len(batch.labels)}, K) for this batch, got {got}.")
     losses.check_labels(batch.labels, logits)
     if batch.teacher_logits is not None and batch.teacher_logits.shape != logits.shape:
         raise ValueError(
@@ -419,9 +446,7 @@ def _check_logits(logits: Tensor, batch: Batch) -> None:
         )
 
 
-def _check_finite(
-    loss: Tensor, parts: dict[str, Tensor], logits: Tensor, batch: Batch, epoch: int, step: int
-) -> None:
+def _check_finite(loss: Tensor, parts: dict[str, Tensor], logits: Tensor, batch: Batch, epoch: int, step: int) -> None:
     if torch.isfinite(loss):
         return
     where = f"in epoch {epoch + 1}, step {step + 1}"

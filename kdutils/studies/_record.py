@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import platform
@@ -14,6 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: there only one process may work on a study
+    fcntl = None  # type: ignore[assignment]
 
 FOLDER = Path(__file__).parent.parent / "recorded"
 
@@ -36,25 +42,31 @@ class Record:
 
     def has(self, **run: Any) -> bool:
         """Whether the run with these keys is recorded."""
-        wanted = tuple(str(run[key]) for key in self.keys)
+        wanted = tuple(_text(run[key]) for key in self.keys)
         return any(tuple(row[key] for key in self.keys) == wanted for row in self.rows())
 
     def rows(self) -> list[dict[str, str]]:
-        """Every recorded run, as text."""
-        if not self.path.exists():
-            return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        """Every recorded run, as text. A last line that was cut off is not a run."""
+        return list(csv.DictReader(io.StringIO(self._whole_lines())))
 
     def add(self, **row: Any) -> None:
-        """Append one finished run, in one write: a row is there as a whole or not at all."""
-        new = not self.path.exists()
-        values = [f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()]
-        text = (",".join(row) + "\n" if new else "") + ",".join(values) + "\n"
-        with self.path.open("a") as file:
-            file.write(text)
+        """Append one finished run: it is there as a whole or not at all, also when processes share a study."""
+        header = ",".join(row) + "\n"
+        with self.path.open("a+") as file:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file is closed
+            kept = self._whole_lines()
+            if kept and not kept.startswith(header):
+                known = kept.splitlines()[0]
+                raise ValueError(f"{self.path} has the columns {known}, but the new run has {header.strip()}.")
+            file.truncate(len(kept.encode()))  # of a line that was cut off nothing stays
+            file.write(("" if kept else header) + ",".join(map(_text, row.values())) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def _whole_lines(self) -> str:
+        text = self.path.read_text() if self.path.exists() else ""
+        return text[: text.rfind("\n") + 1]
 
     def sort(self, columns: tuple[str, ...]) -> None:
         """Put the rows into the order of `columns`, whatever order the runs ended in."""
@@ -86,6 +98,10 @@ class Record:
 def _module() -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec.name if spec else Path(sys.argv[0]).stem
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _number_or_text(text: str) -> tuple[int, float, str]:

@@ -20,7 +20,9 @@ students that the package ships.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import multiprocessing
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,13 +36,18 @@ from kdutils.studies._record import FOLDER, Record
 from kdutils.studies.teacher import split
 
 STEPS, BATCH, IMAGES = 1_600, 128, 10_000
-SEEDS, CHOICE_SEEDS = range(10), range(100, 103)
+SEEDS, CHOICE_SEEDS = range(8), range(100, 103)
 SIZES = (1_000, 3_000, 10_000, 55_000)
 LEARNING_RATES = (0.05, 0.1, 0.2)
 SMOOTHINGS = (0.05, 0.1, 0.2)
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
-KD_WEIGHTS = (0.3, 0.6, 0.9, 1.0)
+KD_WEIGHTS = (0.5, 0.9, 1.0)
 ARMS = ("labels", "label smoothing", "permuted teacher", "distilled")
+COMMAND = "python -m kdutils.studies.students"
+ORDER = {
+    "students_choice": ("stage", "temperature", "kd_weight", "lr", "smoothing", "seed"),
+    "students": ("images", "arm", "seed"),
+}
 
 
 class Lab:
@@ -67,7 +74,13 @@ class Lab:
         else:
             weight = settings["kd_weight"]
             kd.distill(
-                model, soft, train, temperature=settings["temperature"], kd_weight=weight, ce_weight=1 - weight, **shared
+                model,
+                soft,
+                train,
+                temperature=settings["temperature"],
+                kd_weight=weight,
+                ce_weight=1 - weight,
+                **shared,
             )
         return model
 
@@ -116,65 +129,68 @@ def settings() -> dict[str, float]:
     }
 
 
-def choose(lab: Lab, stage: str, seeds: list[int]) -> None:
-    """Run a stage of the first part."""
+def choose(lab: Lab, stage: str, run: dict[str, Any], seed: int) -> None:
+    """One run of the first part."""
     record = Record("students_choice", keys=("stage", "lr", "smoothing", "temperature", "kd_weight", "seed"))
-    for run in (run for run in choice_runs() if run["stage"] == stage):
-        for seed in seeds:
-            row = {"lr": chosen("lr", "lr")} | run | {"seed": seed} if stage != "lr" else run | {"seed": seed}
-            row = {key: row[key] for key in ("stage", "arm", "lr", "smoothing", "temperature", "kd_weight", "seed")}
-            if not record.has(**row):
-                model = lab.student(row["arm"], IMAGES, seed, row)
-                found = evaluate_logits(*logits_and_labels(model, lab.validation))
-                record.add(**row, val_accuracy=found["accuracy"], val_nll=found["nll"], n=found["n"])
+    row = {"lr": chosen("lr", "lr") if stage != "lr" else 0.0} | run | {"seed": seed}
+    row = {key: row[key] for key in ("stage", "arm", "lr", "smoothing", "temperature", "kd_weight", "seed")}
+    if not record.has(**row):
+        model = lab.student(row["arm"], IMAGES, seed, row)
+        found = evaluate_logits(*logits_and_labels(model, lab.validation))
+        record.add(**row, val_accuracy=found["accuracy"], val_nll=found["nll"], n=found["n"])
 
 
 def measure(lab: Lab, arm: str, images: int, seed: int) -> None:
-    """Run one cell of the second or third part."""
+    """One run of the second or third part."""
     record = Record("students", keys=("arm", "images", "seed"))
     if record.has(arm=arm, images=images, seed=seed):
         return
     model = lab.student(arm, images, seed, settings())
     logits, labels = logits_and_labels(model, lab.test)
-    near = compare_logits(logits, lab.teacher_test, labels)
+    found, near = evaluate_logits(logits, labels), compare_logits(logits, lab.teacher_test, labels)
     kept = {key: near[key] for key in ("agreement", "agreement_on_teacher_errors", "agreement_on_teacher_hits", "kl")}
-    record.add(arm=arm, images=images, seed=seed, **evaluate_logits(logits, labels), **kept)
     names = {"labels": "fashion_mnist/tiny_cnn", "distilled": "fashion_mnist/tiny_cnn_distilled"}
     if images == max(SIZES) and seed == 0 and arm in names:
-        kd.zoo.save(
-            model, names[arm], "tiny_cnn", {},
-            command="python -m kdutils.studies.students", seed=seed, arm=arm,
-            data=f"Fashion-MNIST, {images} training images, {STEPS} steps of {BATCH}",
-            test_accuracy=evaluate_logits(logits, labels)["accuracy"],
-        )  # fmt: skip
+        data = f"Fashion-MNIST, {images} training images, about {STEPS} steps of {BATCH}"
+        facts = {"command": COMMAND, "seed": seed, "arm": arm, "data": data, "test_accuracy": found["accuracy"]}
+        kd.zoo.save(model, names[arm], "tiny_cnn", {}, **facts)
+    record.add(arm=arm, images=images, seed=seed, **found, **kept)
+
+
+def tasks(part: str) -> list[Callable[[Lab], None]]:
+    """The runs of a part; each is independent of the others, and needs only the parts before."""
+    if part in ("lr", "smoothing", "grid"):
+        runs = [run for run in choice_runs() if run["stage"] == part]
+        return [partial(choose, stage=part, run=run, seed=seed) for seed in CHOICE_SEEDS for run in runs]
+    arms, sizes = (ARMS, (IMAGES,)) if part == "arms" else (("labels", "distilled"), SIZES)
+    return [partial(measure, arm=a, images=n, seed=seed) for seed in SEEDS for n in sizes for a in arms]
+
+
+def _do(number_of_part: tuple[str, int]) -> None:
+    part, number = number_of_part
+    tasks(part)[number](_LAB[0])
+
+
+_LAB: list[Lab] = []  # what forked workers inherit
 
 
 def main() -> None:
-    """Run what is not recorded yet; `--parts` and `--seeds` share the work among processes."""
+    """Run what is not recorded yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("lr", "smoothing", "grid", "arms", "sizes")
-    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
-    parser.add_argument("--seeds", type=int, nargs="+", help="only these seeds of the chosen parts")
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    lab = Lab()
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
+    jobs = parser.parse_args().jobs
+    torch.set_num_threads(1)  # so that results do not depend on the number of jobs
+    _LAB.append(Lab())
+    for part in ("lr", "smoothing", "grid", "arms", "sizes"):
+        numbered = [(part, number) for number in range(len(tasks(part)))]
+        with multiprocessing.get_context("fork").Pool(jobs) as pool:
+            pool.map(_do, numbered, chunksize=1)
     facts = {"student": "tiny_cnn()", "teacher": kd.zoo.card("fashion_mnist/resnet14")["sha256"], "steps": STEPS}
-    for part in args.parts:
-        if part in ("lr", "smoothing", "grid"):
-            choose(lab, part, args.seeds or list(CHOICE_SEEDS))
-            continue
-        for seed in args.seeds or SEEDS:
-            for images in SIZES if part == "sizes" else (IMAGES,):
-                for arm in ("labels", "distilled") if part == "sizes" else ARMS:
-                    measure(lab, arm, images, seed)
-    for name, columns in (("students_choice", ("stage", "temperature", "kd_weight", "lr", "smoothing", "seed")),
-                          ("students", ("images", "arm", "seed"))):  # fmt: skip
+    for name, columns in ORDER.items():
         record = Record(name, keys=())
-        if record.rows():
-            record.provenance(**facts, batch=BATCH, seeds=sorted({int(row["seed"]) for row in record.rows()}))
-            if args.parts == parts and not args.seeds:
-                record.sort(columns)
+        record.sort(columns)
+        seeds = sorted({int(row["seed"]) for row in record.rows()})
+        record.provenance(**facts, batch=BATCH, seeds=seeds, chosen=settings())
 
 
 if __name__ == "__main__":

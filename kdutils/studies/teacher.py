@@ -38,7 +38,6 @@ def main() -> None:
     train, validation, test = split()
     runs = Record("teacher", keys=("seed",))
     curves = Record("teacher_curves", keys=("seed", "epoch"))
-    runs.provenance(model=f"resnet({DEPTH})", epochs=EPOCHS, train=len(train), validation=HELD_OUT, seeds=args.seeds)
     for seed in args.seeds:
         if runs.has(seed=seed):
             continue
@@ -67,6 +66,10 @@ def main() -> None:
                 data=f"Fashion-MNIST, {len(train)} training images, {EPOCHS} epochs",
                 test_accuracy=final["accuracy"],
             )
+    for record in (runs, curves):
+        record.sort(record.keys)
+    seeds = [int(row["seed"]) for row in runs.rows()]
+    runs.provenance(model=f"resnet({DEPTH})", epochs=EPOCHS, train=len(train), validation=HELD_OUT, seeds=seeds)
 
 
 if __name__ == "__main__":
