@@ -36,7 +36,7 @@ from kdutils.studies._record import FOLDER, Record
 from kdutils.studies.teacher import split
 
 STEPS, BATCH, IMAGES = 1_600, 128, 10_000
-SEEDS, CHOICE_SEEDS = range(8), range(100, 103)
+SEEDS, CHOICE_SEEDS = range(8), range(100, 102)
 SIZES = (1_000, 3_000, 10_000, 55_000)
 LEARNING_RATES = (0.05, 0.1, 0.2)
 SMOOTHINGS = (0.05, 0.1, 0.2)
