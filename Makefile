@@ -19,6 +19,8 @@ export KDUTILS_PROGRESS ?= 0
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export JUPYTER_PREFER_ENV_PATH := 1
 export UV_NO_PROGRESS := 1
+# Without cached bytecode every kernel needs half a minute to import PyTorch.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install book test test-slow notebook notebooks lab lint lock stamp clean
 

@@ -39,6 +39,11 @@ def escape_bars(app, what, name, thing, options, lines) -> None:
         lines[i] = "``".join(part if j % 2 else re.sub(r"(?<!\\)\|", r"\|", part) for j, part in enumerate(parts))
 
 
+def one_search_box(app, config) -> None:
+    """The sidebar has one; the theme would put a second into a bar of its own above the page."""
+    config.html_theme_options = {**config.html_theme_options, "navbar_persistent": []}
+
+
 def drop_thebe(app, pagename, templatename, context, doctree):
     def is_thebe(script) -> bool:
         name = str(getattr(script, "filename", script) or "")
@@ -61,12 +66,13 @@ def copy_mathjax(out: Path) -> None:
 
 
 def drop_fontawesome_script(out: Path) -> None:
-    tag = re.compile(r'\s*<(script|link)[^>]*scripts/fontawesome\.js[^>]*>(</script>)?')
+    tag = re.compile(r"\s*<(script|link)[^>]*scripts/fontawesome\.js[^>]*>(</script>)?")
     for page in out.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         page.write_text(tag.sub("", text), encoding="utf-8")
-    for useless in [*out.glob("_static/scripts/fontawesome.js*"), *out.glob("_static/scripts/*.map")]:
-        useless.unlink(missing_ok=True)
+    for pattern in ("scripts/fontawesome.js*", "scripts/*.map", "*webpack-macros.html"):
+        for useless in (out / "_static").glob(pattern):
+            useless.unlink()
 
 
 def write_index(out: Path, first: str) -> None:
@@ -98,6 +104,7 @@ def finish(app, exception) -> None:
 def setup(app):
     keep_types_in_annotations()
     app.connect("autodoc-process-docstring", escape_bars, priority=400)
+    app.connect("config-inited", one_search_box, priority=100)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("build-finished", finish, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -116,8 +116,9 @@ def _pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
             "student_logits and teacher_logits must have the same shape (N, K), "
             f"got {tuple(student.shape)} and {tuple(teacher.shape)}."
         )
-    return _at_least_float32(student), _at_least_float32(teacher)
+    return at_least_float32(student), at_least_float32(teacher)
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32 if it is of a shorter float type, else as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

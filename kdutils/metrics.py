@@ -109,7 +109,7 @@ def evaluate(model: nn.Module, test: Images | Iterable[tuple[Tensor, Tensor]]) -
 
 
 def evaluate_logits(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """What :func:`evaluate` says, from logits (N, K) and labels (N,)."""
+    """What :func:`evaluate` says, and raises, from logits (N, K) and labels (N,)."""
     _check_labels(logits, labels)
     if logits.isnan().any():
         raise FloatingPointError(f"the logits of {int(logits.isnan().any(1).sum())} of {len(logits)} images are NaN.")
@@ -138,7 +138,7 @@ def compare(student: nn.Module, teacher: nn.Module, test: Images | Iterable[tupl
 
 
 def compare_logits(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """What :func:`compare` says, from two tensors of logits (N, K) and labels (N,)."""
+    """What :func:`compare` says, and raises, from two tensors of logits (N, K) and labels (N,)."""
     if student_logits.shape != teacher_logits.shape:
         raise ValueError(
             "student and teacher must give logits of the same shape (N, K), "

@@ -162,7 +162,7 @@ def intervals(
     if axis is None:
         _, axis = plt.subplots(figsize=(6.4, 0.5 * len(found) + 1))
     for place, (name, value) in enumerate(found.items()):
-        color = COLORS.get(name, COLORS["accent"] if reference is None else COLORS["teacher"])
+        color = COLORS.get(name, "0.45")
         axis.plot([value.low, value.high], [place, place], color=color, linewidth=2)
         axis.plot(value.mean, place, "o", color=color)
     if reference is not None:
@@ -175,15 +175,20 @@ def intervals(
 
 
 def reliability(tables: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Reliability diagrams, one panel per entry, from `kd.metrics.reliability`."""
-    figure, axes = plt.subplots(1, len(tables), figsize=(3.2 * len(tables), 3.2), sharey=True, squeeze=False)
-    for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
+    """Reliability diagrams, one per entry, from `kd.metrics.reliability`; below each, how many images a bin holds."""
+    figure, axes = plt.subplots(
+        2, len(tables), figsize=(3.2 * len(tables), 3.9), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1)
+    )
+    for (upper, lower), (title, table) in zip(axes.T, tables.items(), strict=True):
         bins = len(table["count"])
         middle = (np.arange(bins) + 0.5) / bins
-        axis.bar(middle, np.nan_to_num(table["accuracy"]), width=0.9 / bins, color=COLORS["teacher"])
-        axis.plot([0, 1], [0, 1], color="0.3", linestyle="--", linewidth=1)
-        axis.set(title=title, xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
+        upper.bar(middle, np.nan_to_num(table["accuracy"]), width=0.9 / bins, color=COLORS["teacher"])
+        upper.plot([0, 1], [0, 1], color="0.3", linestyle="--", linewidth=1)
+        upper.set(title=title, xlim=(0, 1), ylim=(0, 1))
+        lower.bar(middle, table["count"], width=0.9 / bins, color=COLORS["control"])
+        lower.set(xlabel="confidence", yscale="log", ylim=(0.5, None))
     axes[0, 0].set_ylabel("accuracy")
+    axes[1, 0].set_ylabel("images")
     return figure
 
 

@@ -114,7 +114,7 @@ def fit(
         raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing!r}.")
 
     def terms(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        return {"ce": F.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)}
+        return {"ce": F.cross_entropy(losses.at_least_float32(logits), batch.labels, label_smoothing=label_smoothing)}
 
     settings = Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress)
     _check_model_and_data("model", model, train)
@@ -183,7 +183,7 @@ def distill(
         assert batch.teacher_logits is not None  # _run sees to it
         return {
             "kd": losses.kd_loss(logits, batch.teacher_logits, temperature),
-            "ce": F.cross_entropy(logits.float(), batch.labels),
+            "ce": F.cross_entropy(losses.at_least_float32(logits), batch.labels),
         }
 
     weights = {"kd": kd_weight, "ce": ce_weight}

@@ -13,7 +13,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from kdutils import models
-from kdutils._base import nearest
+from kdutils._base import nearest, seeded
 
 FOLDER = Path(__file__).parent / "weights"
 
@@ -47,7 +47,8 @@ def load(name: str) -> nn.Module:
     found = hashlib.sha256(packed).hexdigest()
     if found != facts["sha256"]:
         raise ValueError(f"{path} has sha256 {found[:12]}…, but {facts['sha256'][:12]}… is wanted: install again.")
-    model: nn.Module = getattr(models, facts["builder"])(**facts["arguments"])
+    with seeded(0):  # building draws weights, and loading is to leave the random state alone
+        model: nn.Module = getattr(models, facts["builder"])(**facts["arguments"])
     model.load_state_dict(load_tensors(packed))
     return model.eval()
 

@@ -21,12 +21,15 @@ def pages(root: Path) -> list[str]:
     return [toc["root"]] + [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
 
 
-def build(root: Path, output: Path) -> tuple[int, str]:
-    """Run jupyter-book; return its exit status (1 too where a page is missing) and what it said."""
+def build(root: Path, output: Path, *, fresh: bool = True) -> tuple[int, str]:
+    """Run jupyter-book; return its exit status (1 too where a page is missing) and what it said.
+
+    Not `fresh` reads only those files again that changed since the last build, and so warns of those only.
+    """
     run = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", run, "build", str(root), "--path-output", str(output)]
     done = subprocess.run(
-        [*command, "--all", "-W", "-n", "--keep-going"],
+        [*command, *(["--all"] if fresh else []), "-W", "-n", "--keep-going"],
         cwd=root,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

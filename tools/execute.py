@@ -146,7 +146,8 @@ def main() -> int:
         print(f"No chapter matches notebooks/{pattern}.", file=sys.stderr)
         return 2
     loopback.bring_up()
-    return 0 if all([execute(path) for path in paths]) else 1
+    stored = [execute(path) for path in paths]
+    return 0 if all(stored) else 1
 
 
 if __name__ == "__main__":

@@ -74,10 +74,7 @@ def between(text: str, name: str, body: str, comment: tuple[str, str]) -> str:
 def render_config(text: str, repo: str) -> str:
     body = ""
     if repo:
-        body = (
-            f"repository:\n  url: {HOST}{repo}\n  branch: {BRANCH}\n"
-            f"launch_buttons:\n  colab_url: {COLAB}\n"
-        )
+        body = f"repository:\n  url: {HOST}{repo}\n  branch: {BRANCH}\nlaunch_buttons:\n  colab_url: {COLAB}\n"
     return between(text, "repository", body, ("#", ""))
 
 

@@ -42,7 +42,7 @@ def exercise_1(answer: Callable[..., Any]) -> str | None:
     if np.allclose((low, high), ends(quantile * d.std(ddof=1))):
         return "That is the spread of single seeds; the mean of n seeds is steadier by √n."
     if high - low > 4 * quantile * error:
-        return "Much too wide: take the standard deviation of the differences, not of the two arms. The runs are paired."
+        return "Much too wide: the runs are paired, so take the standard deviation of the differences."
     return "The mean is right, the ends are not: mean ± t(0.975, n − 1) · s/√n with s of the differences."
 
 
@@ -61,23 +61,20 @@ def exercise_2(answer: Callable[..., Any]) -> str | None:
         return F.kl_div(q, p, reduction="batchmean", log_target=True) * scale
 
     ce, t2 = F.cross_entropy(s, labels), temperature**2
+    right, hot = kl(t, s, t2), F.cross_entropy(s / temperature, labels)
     hints = {
-        "The factor T² is missing: without it the soft part fades as T grows.": kd_weight * kl(t, s, 1) + ce_weight * ce,
-        "The soft part is K times too small: sum over classes, and average over images only (batchmean).": kd_weight
-        * kl(t, s, t2 / 10)
-        + ce_weight * ce,
-        "The two networks are swapped: the teacher's distribution comes first, KL(teacher ‖ student).": kd_weight
-        * kl(s, t, t2)
-        + ce_weight * ce,
-        "The cross-entropy with the labels has no temperature: use the student's plain logits.": kd_weight * kl(t, s, t2)
-        + ce_weight * F.cross_entropy(s / temperature, labels),
-        "The two weights are swapped.": ce_weight * kl(t, s, t2) + kd_weight * ce,
-        "The factor is T²; T alone is not enough.": kd_weight * kl(t, s, temperature) + ce_weight * ce,
+        "The factor T² is missing: without it the soft part fades as T grows.": (kl(t, s, 1), ce),
+        "The factor is T²; T alone is not enough.": (kl(t, s, temperature), ce),
+        "The soft part is K times too small: sum over classes, average over images (batchmean).": (right / 10, ce),
+        "The two networks are swapped: the teacher comes first, KL(teacher ‖ student).": (kl(s, t, t2), ce),
+        "The cross-entropy with the labels has no temperature: use the student's plain logits.": (right, hot),
     }
-    for hint, value in hints.items():
-        if torch.isclose(got.double(), value, rtol=1e-4):
+    for hint, (soft, hard) in hints.items():
+        if torch.isclose(got.double(), kd_weight * soft + ce_weight * hard, rtol=1e-4):
             return hint
-    if torch.isclose(got.double(), kd_weight * kl(t, s, t2) + ce_weight * ce, rtol=1e-4):
+    if torch.isclose(got.double(), ce_weight * right + kd_weight * ce, rtol=1e-4):
+        return "The two weights are swapped."
+    if torch.isclose(got.double(), kd_weight * right + ce_weight * ce, rtol=1e-4):
         return None
     return "Not the combined loss: kd_weight · T² · KL(teacher ‖ student) + ce_weight · cross-entropy."
 
@@ -96,7 +93,7 @@ def exercise_3(answer: Callable[..., Any]) -> str | None:
         if not torch.equal(labels[order.long()], labels):
             return "Some image gets a soft label of another class: shuffle within each class only."
         if bool((order == torch.arange(len(labels))).any()):
-            return "Some image keeps its own soft label: move everybody, for instance along one cycle through the class."
+            return "Some image keeps its own soft label: move everybody, for instance along one cycle per class."
         orders.append(order)
     if torch.equal(orders[0], orders[1]):
         return "Two seeds give the same order: draw it with a generator that has the seed."

@@ -61,7 +61,7 @@ def main() -> None:
                 "fashion_mnist/resnet14",
                 "resnet",
                 {"depth": DEPTH},
-                command=f"python -m kdutils.studies.teacher --seeds {seed} --threads {args.threads}",
+                command=f"python -m kdutils.studies.teacher --seeds {seed}",
                 seed=seed,
                 data=f"Fashion-MNIST, {len(train)} training images, {EPOCHS} epochs",
                 test_accuracy=final["accuracy"],
