@@ -158,11 +158,14 @@ def curves(
 def intervals(
     found: Mapping[str, Interval], xlabel: str, reference: float | None = None, axis: Axes | None = None
 ) -> Figure:
-    """A dot with its confidence interval per entry, from top to bottom; `reference` draws a dashed line."""
+    """A dot with its confidence interval per entry, from top to bottom; `reference` draws a dashed line.
+
+    An entry whose name, up to a comma, is in :data:`COLORS` gets that colour, the others are grey.
+    """
     if axis is None:
         _, axis = plt.subplots(figsize=(6.4, 0.5 * len(found) + 1))
     for place, (name, value) in enumerate(found.items()):
-        color = COLORS.get(name, "0.45")
+        color = COLORS.get(name.split(",")[0], "0.45")
         axis.plot([value.low, value.high], [place, place], color=color, linewidth=2)
         axis.plot(value.mean, place, "o", color=color)
     if reference is not None:
@@ -177,7 +180,7 @@ def intervals(
 def reliability(tables: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """Reliability diagrams, one per entry, from `kd.metrics.reliability`; below each, how many images a bin holds."""
     figure, axes = plt.subplots(
-        2, len(tables), figsize=(3.2 * len(tables), 3.9), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1)
+        2, len(tables), figsize=(2.8 * len(tables), 3.4), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1)
     )
     for (upper, lower), (title, table) in zip(axes.T, tables.items(), strict=True):
         bins = len(table["count"])
@@ -217,6 +220,7 @@ def grid(values: np.ndarray, rows: Sequence[float], columns: Sequence[float], xl
         xticklabels=[f"{c:g}" for c in columns], yticklabels=[f"{r:g}" for r in rows],
     )  # fmt: skip
     axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.tick_params(axis="y", rotation=0)
     return figure
 
 

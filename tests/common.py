@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import kdutils as kd
 from kdutils.data import ImageSet
 
-settings.register_profile("book", deadline=None, derandomize=True, database=None, max_examples=50)
+settings.register_profile("book", deadline=None, derandomize=True, database=None, max_examples=30)
 settings.load_profile("book")
 
 

@@ -112,6 +112,8 @@ def test_what_raises_says_so() -> None:
         for own, value in own_names(module):
             if not inspect.isfunction(value) or own.endswith(("__init__", "__post_init__")):
                 continue  # the class says it
+            if own in kd.explain.METHODS:
+                continue  # `attribute` says it for all of them
             if re.search(r"^\s+raise ", inspect.getsource(value), flags=re.MULTILINE):
                 doc = inspect.getdoc(value) or ""
                 assert re.search(r"\brais", doc, flags=re.IGNORECASE), f"{name}.{own}"

@@ -6,14 +6,16 @@ import csv
 import importlib.util
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-import kdutils as kd
 from kdutils.studies import _record, teacher
 from kdutils.studies._record import Record
+from tests.common import fashion
 
 RECORDED = sorted(_record.FOLDER.glob("*.csv"))
 
@@ -143,7 +145,7 @@ def test_the_recorded_seeds_are_those_of_the_provenance(path: Path) -> None:
 def test_the_books_split_is_disjoint_and_seeded() -> None:
     train, validation, test = teacher.split()
     assert (len(train), len(validation), len(test)) == (55_000, 5_000, 10_000)
-    everything, _ = kd.data.load("fashion_mnist")
-    whole = sorted(image.numpy().tobytes() for image in everything.images)
-    parts = sorted(image.numpy().tobytes() for part in (train, validation) for image in part.images)
+    whole = Counter(image.numpy().tobytes() for image in fashion()[0].images)
+    parts = Counter(image.numpy().tobytes() for part in (train, validation) for image in part.images)
     assert whole == parts
+    assert torch.equal(validation.images, fashion()[0].split(5_000, seed=0)[0].images)

@@ -38,6 +38,7 @@ def kernel_environment() -> dict[str, str]:
         "KDUTILS_PROGRESS": "0",
         "OMP_NUM_THREADS": "2",
         "MKL_NUM_THREADS": "2",
+        "OMP_WAIT_POLICY": "PASSIVE",
         "JUPYTER_PREFER_ENV_PATH": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "COLUMNS": "80",
