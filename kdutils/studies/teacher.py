@@ -31,7 +31,7 @@ def split() -> tuple[kd.data.ImageSet, kd.data.ImageSet, kd.data.ImageSet]:
 def main() -> None:
     """Train every seed that is not recorded yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
