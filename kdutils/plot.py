@@ -117,7 +117,7 @@ def map_blocks(pictures: Tensor, found: Mapping[str, Mapping[str, Tensor]]) -> F
     """
     methods = list(next(iter(found.values())))
     rows, columns = len(found), len(methods) + 1
-    size = (1.0 * columns + 0.7, 1.0 * rows * len(pictures) + 0.3)
+    size = (0.92 * columns + 0.6, 0.92 * rows * len(pictures) + 0.3)
     figure, axes = plt.subplots(rows * len(pictures), columns, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -202,7 +202,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], title: str = "") -> Fi
     """
     errors = np.array(counts, dtype=float)
     np.fill_diagonal(errors, np.nan)
-    figure, axis = plt.subplots(figsize=(5.6, 4.8))
+    figure, axis = plt.subplots(figsize=(5.0, 4.3))
     sns.heatmap(
         errors, annot=True, fmt=".0f", cmap="Blues", cbar=False, linewidths=0.5, ax=axis,
         xticklabels=list(classes), yticklabels=list(classes), annot_kws={"fontsize": 8},
@@ -321,7 +321,8 @@ def _picture(axis: Axes, picture: Tensor) -> None:
 def _map(axis: Axes, values: Tensor) -> None:
     shown = np.asarray(values, dtype=float)
     top = np.quantile(np.abs(shown), 0.99)
-    axis.imshow(shown / (top if top > 0 else 1.0), cmap=MAP_COLORS, vmin=-1, vmax=1)
+    colors = plt.get_cmap(MAP_COLORS, 31)  # an odd number, so that zero is white; more steps only make larger files
+    axis.imshow(shown / (top if top > 0 else 1.0), cmap=colors, vmin=-1, vmax=1)
 
 
 def _figure(axis: Axes) -> Figure:

@@ -316,8 +316,9 @@ def test_weight_decay_acts_on_matrices_only(optimizer: Any) -> None:
     assert torch.equal(model.unused_vector, torch.ones(3))
     assert torch.equal(model[2].bias, torch.ones(2))
     assert torch.equal(model[1].weight, torch.ones(4))
-    assert 0.3 < float(kernel.max()) < 0.99
-    assert float(kernel.min()) == float(kernel.max())
+    decayed = kernel.detach().unique().tolist()
+    assert len(decayed) == 1
+    assert 0.3 < decayed[0] < 0.99
 
 
 def test_frozen_parameters_stay_as_they_are() -> None:
@@ -485,9 +486,10 @@ def test_distillation_from_the_shipped_teacher_works_end_to_end(few: tuple[Image
     teacher = kd.zoo.load("fashion_mnist/resnet14")
     with kd.seeded(0):
         student = kd.models.tiny_cnn()
-    near = kd.compare(student, teacher, few[1])["kl"]
+    unseen = few[1][:500]
+    near = kd.compare(student, teacher, unseen)["kl"]
     kd.distill(student, teacher, few[0], epochs=8, batch_size=64, augment="flip")
-    found = kd.compare(student, teacher, few[1])
+    found = kd.compare(student, teacher, unseen)
     assert found["student_accuracy"] > 0.6
     assert found["agreement"] > 0.6
     assert found["kl"] < 0.6 * near
