@@ -97,7 +97,7 @@ def finish(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def smaller_png(encoded: str) -> str:
-    """The same picture with a palette of 256 colours, if that is smaller: a third of the bytes, and no visible change."""
+    """The same picture with a palette of 256 colours, if that is smaller; it looks the same."""
     packed = io.BytesIO()
     with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
         opaque = Image.new("RGB", picture.size, "white")
