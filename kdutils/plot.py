@@ -315,14 +315,15 @@ _PLAYER = """<div class="kd-player" role="group" aria-label="@LABEL@">
 
 def _picture(axis: Axes, picture: Tensor) -> None:
     shown = np.asarray(picture).transpose(1, 2, 0)
-    axis.imshow(shown[..., 0] if shown.shape[2] == 1 else shown, cmap="gray", vmin=0, vmax=1)
+    grey = plt.get_cmap("gray", 64)
+    axis.imshow(shown[..., 0] if shown.shape[2] == 1 else shown, cmap=grey, vmin=0, vmax=1, interpolation="nearest")
 
 
 def _map(axis: Axes, values: Tensor) -> None:
     shown = np.asarray(values, dtype=float)
     top = np.quantile(np.abs(shown), 0.99)
     colors = plt.get_cmap(MAP_COLORS, 31)  # an odd number, so that zero is white; more steps only make larger files
-    axis.imshow(shown / (top if top > 0 else 1.0), cmap=colors, vmin=-1, vmax=1)
+    axis.imshow(shown / (top if top > 0 else 1.0), cmap=colors, vmin=-1, vmax=1, interpolation="nearest")
 
 
 def _figure(axis: Axes) -> Figure:
