@@ -1,39 +1,37 @@
-"""Training with labels (`fit`) and with a teacher (`distill`): one loop, two losses."""
+"""Training with labels (`fit`), with a teacher (`distill`), and of several students together (`mutual`): one loop."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdutils import _base, losses
+from kdutils import _base, layers, losses
+from kdutils.batches import Augment, Batch, Batches, ImageBatches, LoaderBatches, Mix, flip_and_shift, length, rewound
 from kdutils.data import ImageSet
+from kdutils.layers import Outputs, read
 from kdutils.metrics import evaluate, predict
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+__all__ = ["Term", "distill", "fit", "flip_and_shift", "mutual", "teacher_logits", "teacher_outputs"]
+
 History = dict[str, list[float]]
-Augment = bool | Literal["flip"]
 Optimizer = Literal["sgd", "adamw"]
+Average = Literal["probabilities", "logits"]
+Teacher = nn.Module | Tensor | Mapping[str, Tensor]
+Objective = Callable[[Outputs, Batch], dict[str, Tensor]]  # (student's outputs, batch) -> each term of the loss
 
 PEAK_LR = {"sgd": 0.1, "adamw": 0.002}
 WARM_UP = 0.2  # share of the steps over which the learning rate rises to its peak
 MOMENTUM = 0.9
-
-
-@dataclass
-class Batch:
-    """One step's inputs (N, ...), labels (N,) and, where they were computed beforehand, teacher logits (N, K)."""
-
-    inputs: Tensor
-    labels: Tensor
-    teacher_logits: Tensor | None = None
+TAKEN = {"loss", "kd", "ce", "lr", "seconds", "train_accuracy", "teacher_accuracy", "val_accuracy", "val_nll"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,7 @@ class Settings:
     weight_decay: float
     device: torch.device | str | None
     progress: bool
+    mix: Mix | None = None
 
     def __post_init__(self) -> None:
         _base.check_positive_int("epochs", self.epochs)
@@ -61,6 +60,72 @@ class Settings:
         if self.lr is not None:
             _base.check_number("lr", self.lr, 0, above=True)
         _base.check_number("weight_decay", self.weight_decay, 0)
+        if self.mix not in (None, "mixup", "cutmix"):
+            raise ValueError(f'mix must be None, "mixup" or "cutmix", got {self.mix!r}.')
+
+
+@dataclass
+class Term:
+    """An extra loss between a layer of the student and a layer of a teacher, for :func:`distill`.
+
+    Args:
+        name: of the term in the history.
+        loss: called with the student's and the teacher's features, as the layers give them, it gives a
+            scalar; see :mod:`kdutils.losses`. With `labels`, the labels (N,) come third.
+        weight: of the term in the sum, ≥ 0.
+        student_layer: dotted path of the student's layer, such as "8" or "stage3.0.relu2"; None: its logits.
+        teacher_layer: the same for the teacher.
+        projector: what the student's features pass first, and what is trained with the student: a network
+            of your own, or "linear" for a fresh linear map (a 1×1 convolution for feature maps) from the
+            student's to the teacher's number of channels, built from the first batch of each run.
+        labels: whether `loss` wants the labels.
+        teacher: which teacher, where there are several.
+
+    Attributes:
+        trained: the projector that the latest run trained, or None. To keep it with its student, save both
+            at once: `safetensors.torch.save_model(nn.ModuleDict({"student": student, "hint": term.trained}), path)`.
+
+    Raises:
+        ValueError: for an argument that does not fit.
+    """
+
+    name: str
+    loss: Callable[..., Tensor]
+    weight: float
+    student_layer: str | None = None
+    teacher_layer: str | None = None
+    projector: nn.Module | Literal["linear"] | None = None
+    labels: bool = False
+    teacher: int = 0
+    trained: nn.Module | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.isidentifier() or self.name in TAKEN:
+            raise ValueError(f"name must be one word that is not in the history already, got {self.name!r:.60}.")
+        if not callable(self.loss):
+            raise ValueError(f"loss must be a function of two tensors, got {type(self.loss).__name__}.")
+        _base.check_number("weight", self.weight, 0)
+        for name, path in (("student_layer", self.student_layer), ("teacher_layer", self.teacher_layer)):
+            if path is not None and not isinstance(path, str):
+                raise ValueError(f"{name} must be a dotted path or None, got {path!r:.60}.")
+        if not (self.projector is None or self.projector == "linear" or isinstance(self.projector, nn.Module)):
+            raise ValueError(f'projector must be None, "linear" or a torch.nn.Module, got {self.projector!r:.60}.')
+        if isinstance(self.teacher, bool) or not isinstance(self.teacher, int) or self.teacher < 0:
+            raise ValueError(f"teacher must be an integer of at least 0, got {self.teacher!r:.60}.")
+
+    def _start(self, student: Tensor, teacher: Tensor) -> list[nn.Module]:
+        """Build the projector from one batch's features, or take the given one; give what is to be trained."""
+        self.trained = self.projector if isinstance(self.projector, nn.Module) else None
+        if self.projector == "linear":
+            if student.dim() != teacher.dim() or student.dim() not in (2, 3, 4):
+                raise ValueError(
+                    f"the linear projector of term {self.name!r} needs features (N, D), (N, tokens, D) or (N, C, H, W) "
+                    f"on both sides, got {tuple(student.shape)} and {tuple(teacher.shape)}."
+                )
+            axis = 1 if student.dim() == 4 else -1
+            sizes = student.shape[axis], teacher.shape[axis]
+            self.trained = nn.Conv2d(*sizes, 1) if student.dim() == 4 else nn.Linear(*sizes)
+        return [] if self.trained is None else [self.trained.to(student.device).train()]
 
 
 def fit(
@@ -70,6 +135,7 @@ def fit(
     epochs: int,
     batch_size: int = 128,
     augment: Augment = True,
+    mix: Mix | None = None,
     seed: int = 0,
     optimizer: Optimizer = "sgd",
     lr: float | None = None,
@@ -90,6 +156,9 @@ def fit(
         batch_size: images per step (ImageSet only).
         augment: for an ImageSet: True flips left-right and shifts by up to an eighth of the size,
             "flip" only flips, False does neither. For other iterables it does nothing.
+        mix: "mixup" (Zhang et al. 2018, arXiv:1710.09412) blends each image of a batch with another one,
+            "cutmix" (Yun et al. 2019, arXiv:1905.04899) pastes a box of another one; the labels are blended
+            by the same share, drawn uniformly per batch. ImageSet only.
         seed: of the order, the augmentation and dropout. The global random state is left as it was. A
             `DataLoader` with a generator of its own keeps its own order: each run starts at that generator's seed.
         optimizer: "sgd" (Nesterov momentum 0.9) or "adamw"; both under a one-cycle learning rate.
@@ -113,25 +182,29 @@ def fit(
     if label_smoothing >= 1:
         raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing!r}.")
 
-    def terms(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        return {"ce": F.cross_entropy(losses.at_least_float32(logits), batch.labels, label_smoothing=label_smoothing)}
+    def terms(seen: Outputs, batch: Batch) -> dict[str, Tensor]:
+        logits = losses.at_least_float32(seen["logits"])
+        return {"ce": F.cross_entropy(logits, batch.targets, label_smoothing=label_smoothing)}
 
-    settings = Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress)
-    _check_model_and_data("model", model, train)
-    return _run(model, None, train, terms, {"ce": 1.0}, settings, validation)
+    settings = Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress, mix)
+    _check_model_and_data("model", model, train, settings)
+    return _run("fit", model, train, terms, {"ce": 1.0}, settings, validation)
 
 
 def distill(
     student: nn.Module,
-    teacher: nn.Module | Tensor,
+    teacher: Teacher | Sequence[Teacher],
     train: ImageSet | Batches,
     *,
     epochs: int,
     temperature: float = 4.0,
     kd_weight: float = 0.9,
     ce_weight: float = 0.1,
+    terms: Sequence[Term] = (),
+    teacher_average: Average = "probabilities",
     batch_size: int = 128,
     augment: Augment = True,
+    mix: Mix | None = None,
     seed: int = 0,
     optimizer: Optimizer = "sgd",
     lr: float | None = None,
@@ -142,55 +215,154 @@ def distill(
 ) -> History:
     """Train `student` on labels and on the teacher's soft labels, with :func:`~kdutils.losses.distillation_loss`.
 
-    The teacher sees exactly the images that the student sees. It works in eval mode and without
-    gradients, its parameters and buffers are never changed, and every part gets its own mode back.
-    With an ImageSet and `augment` False or "flip" there are only one or two views of an image, so the
-    teacher's logits are computed once, before the first epoch; otherwise once per step. To train several
-    students from one teacher, compute them yourself with :func:`teacher_logits` and pass them as `teacher`.
+    The teacher sees exactly the images that the student sees, mixed ones too (Beyer et al. 2022,
+    arXiv:2106.05237: "consistent"). It works in eval mode and without gradients, its parameters and
+    buffers are never changed, and every part gets its own mode back. With an ImageSet and `augment` False
+    or "flip" there are only one or two views of an image, so the teacher's logits are computed once,
+    before the first epoch; otherwise, and for features, once per step. To train several students from one
+    teacher, compute them yourself with :func:`teacher_outputs` and pass them as `teacher`.
 
     Args:
         student: as `model` in :func:`fit`.
-        teacher: a network that gives logits of the same shape as the student's, or what
-            :func:`teacher_logits` gave for this very `train` and `augment`, (V, N, K).
+        teacher: a network that gives logits of the same shape as the student's; or what
+            :func:`teacher_logits` (V, N, K) or :func:`teacher_outputs` gave for this very `train` and
+            `augment`; or several of these, whose answers are averaged.
         train: as in :func:`fit`.
         epochs: as in :func:`fit`, like the other arguments that are not named here.
         temperature: T > 0 of the soft labels.
-        kd_weight: weight of T²·KL(teacher ‖ student), ≥ 0.
+        kd_weight: weight of T²·KL(teacher ‖ student), ≥ 0; at 0 it is not computed, and the teacher need
+            not have the student's classes.
         ce_weight: weight of the cross-entropy with the labels, ≥ 0.
+        terms: further losses on named layers, each a :class:`Term`.
+        teacher_average: how several teachers are averaged, see :func:`~kdutils.losses.average_teachers`.
 
     Returns:
-        A history as in :func:`fit`, with the terms "kd" and "ce" (unweighted, nats).
+        A history as in :func:`fit`, with the terms "kd", "ce" and each of `terms` (unweighted), and
+        "teacher_accuracy", on the very images and labels that the student sees.
 
     Raises:
         ValueError: as :func:`fit`, and for a teacher that is the student or shares parameters with it,
-            logits of different shapes, a temperature or a weight that does not fit.
+            logits of different shapes, a temperature, a weight or a layer that does not fit.
         FloatingPointError: as :func:`fit`; the sentence says whether the inputs, the teacher or the
             student were not finite.
+
+    Warns:
+        UserWarning: after the first epoch, if the teacher is hardly better than chance on these labels: it
+            may be untrained, swapped with the student, fed other inputs, or use another order of classes.
+    """
+    losses.check_temperature(temperature)
+    teachers: list[Teacher] = list(teacher) if isinstance(teacher, list | tuple) else [teacher]  # type: ignore[list-item]
+    terms = list(terms)
+    _check_terms(terms, len(teachers))
+    losses.check_weights(kd_weight=kd_weight, ce_weight=ce_weight, **{term.name: term.weight for term in terms})
+    if teacher_average not in ("probabilities", "logits"):
+        raise ValueError(f'teacher_average must be "probabilities" or "logits", got {teacher_average!r:.60}.')
+    settings = Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress, mix)
+    _check_model_and_data("student", student, train, settings)
+    sources = []
+    for i, each in enumerate(teachers):
+        wanted = [t.teacher_layer for t in terms if t.teacher == i and t.teacher_layer]
+        sources.append(_Source(_checked_teacher(each, student, train, settings, wanted), wanted))
+    for term in terms:
+        if term.student_layer is not None:
+            layers.check("student_layer", student, term.student_layer)
+
+    projectors = nn.ModuleList()
+
+    def objective(seen: Outputs, batch: Batch) -> dict[str, Tensor]:
+        parts = {}
+        logits = losses.at_least_float32(seen["logits"])
+        if kd_weight:
+            answers = [_comparable(logits, outputs) for outputs in batch.teachers]
+            batch.soft = answers[0]
+            if len(answers) > 1:
+                batch.soft = losses.average_teachers(answers, temperature=temperature, average=teacher_average)
+            parts["kd"] = losses.kd_loss(logits, batch.soft, temperature)
+        parts["ce"] = F.cross_entropy(logits, batch.targets)
+        for term in terms:
+            ours = seen[term.student_layer or "logits"]
+            theirs = batch.teachers[term.teacher][term.teacher_layer or "logits"]
+            if batch.first:
+                projectors.extend(term._start(ours, theirs))
+            ours = term.trained(ours) if term.trained is not None else ours
+            parts[term.name] = term.loss(ours, theirs, batch.labels) if term.labels else term.loss(ours, theirs)
+        return parts
+
+    weights = {"kd": kd_weight, "ce": ce_weight, **{term.name: term.weight for term in terms}}
+    student_layers = [term.student_layer for term in terms if term.student_layer]
+    return _run(
+        "distill", student, train, objective, weights, settings, validation, sources, student_layers, projectors
+    )
+
+
+def mutual(
+    students: Sequence[nn.Module],
+    train: ImageSet | Batches,
+    *,
+    epochs: int,
+    temperature: float = 1.0,
+    kd_weight: float = 1.0,
+    ce_weight: float = 1.0,
+    batch_size: int = 128,
+    augment: Augment = True,
+    seed: int = 0,
+    optimizer: Optimizer = "sgd",
+    lr: float | None = None,
+    weight_decay: float = 5e-4,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> History:
+    """Train several students at once, each on the labels and on the others' soft labels: no teacher at all.
+
+    Deep mutual learning, Zhang et al. 2018 (arXiv:1706.00384), eq. 8: each student's divergence from every
+    other, averaged over the others. All take their step at the same time, where the paper lets one after
+    the other step. Build the students with different seeds: equal ones stay equal.
+
+    Args:
+        students: two networks or more that give logits of the same shape; trained in place.
+        train: as in :func:`fit`, like the other arguments that are not named here.
+        temperature: T > 0 of the soft labels (1 in the paper).
+        kd_weight: weight of T²·KL(other ‖ student), ≥ 0.
+        ce_weight: weight of the cross-entropy with the labels, ≥ 0.
+
+    Returns:
+        A history as in :func:`fit`, with "kd", "ce" and "train_accuracy" averaged over the students.
+
+    Raises:
+        ValueError, FloatingPointError: as :func:`fit`.
     """
     losses.check_temperature(temperature)
     losses.check_weights(kd_weight=kd_weight, ce_weight=ce_weight)
     settings = Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress)
-    _check_model_and_data("student", student, train)
-    if isinstance(teacher, nn.Module):
-        if student is teacher or {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}:
-            raise ValueError("teacher is the student, or shares parameters with it: pass a separate, trained network.")
-    elif isinstance(teacher, Tensor):
-        _check_stored(teacher, train, settings)
-    else:
-        raise ValueError(f"teacher must be a torch.nn.Module or stored logits (V, N, K), got {type(teacher).__name__}.")
+    if not isinstance(students, list | tuple) or len(students) < 2:
+        raise ValueError("students must be a list of at least two networks.")
+    for student in students:
+        _check_model_and_data("students", student, train, settings)
+    if len({id(p) for s in students for p in s.parameters()}) < sum(len(list(s.parameters())) for s in students):
+        raise ValueError("students must not share parameters: pass separate networks.")
+    others = len(students) - 1
 
-    def terms(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        assert batch.teacher_logits is not None  # _run sees to it
-        return {
-            "kd": losses.kd_loss(logits, batch.teacher_logits, temperature),
-            "ce": F.cross_entropy(losses.at_least_float32(logits), batch.labels),
-        }
+    def objective(seen: Outputs, batch: Batch) -> dict[str, Tensor]:
+        logits = losses.at_least_float32(seen["logits"])
+        pairs = [(i, j) for i in range(others + 1) for j in range(others + 1) if i != j]
+        soft = torch.stack([losses.kd_loss(logits[i], logits[j], temperature) for i, j in pairs]).sum() / others
+        hard = torch.stack([F.cross_entropy(each, batch.targets) for each in logits]).sum()
+        return {"kd": soft / len(logits), "ce": hard / len(logits)}
 
-    weights = {"kd": kd_weight, "ce": ce_weight}
-    if isinstance(teacher, Tensor):
-        return _run(student, teacher, train, terms, weights, settings, validation)
-    with _base.eval_mode(teacher):
-        return _run(student, teacher, train, terms, weights, settings, validation)
+    # The mean over the students is logged, the sum is minimised: each is to step as if it were alone.
+    weights = {"kd": kd_weight * len(students), "ce": ce_weight * len(students)}
+    return _run("mutual", _Cohort(students), train, objective, weights, settings, None)
+
+
+class _Cohort(nn.Module):
+    """Several networks as one: logits (M, N, K)."""
+
+    def __init__(self, members: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([member(x) for member in self.members])
 
 
 def teacher_logits(teacher: nn.Module, train: ImageSet, augment: Literal[False, "flip"] = False) -> Tensor:
@@ -202,99 +374,183 @@ def teacher_logits(teacher: nn.Module, train: ImageSet, augment: Literal[False, 
     Raises:
         ValueError: for another `augment`, since its views are too many to store.
     """
+    return teacher_outputs(teacher, train, augment=augment)["logits"]
+
+
+def teacher_outputs(
+    teacher: nn.Module, train: ImageSet, layers: Sequence[str] = (), augment: Literal[False, "flip"] = False
+) -> Outputs:
+    """As :func:`teacher_logits`, with the outputs of named layers beside "logits": each (V, N, ...), on the CPU.
+
+    Features are large: 64 channels of 7 × 7 for 10,000 images and two views are 250 MB.
+
+    Raises:
+        ValueError: as :func:`teacher_logits`, and for an unknown layer.
+    """
     if augment not in (False, "flip"):
         raise ValueError(f'augment must be False or "flip" to have few views, got {augment!r}.')
-    views = [train.images] if not augment else [train.images, train.images.flip(-1)]
-    chunks = [[predict(teacher, train.normalise(chunk)) for chunk in view.split(1000)] for view in views]
-    return torch.stack([torch.cat(chunk) for chunk in chunks])
+    found: dict[str, list[list[Tensor]]] = {name: [] for name in ("logits", *layers)}
+    with read(teacher, layers) as seen:
+        for view in [train.images] if not augment else [train.images, train.images.flip(-1)]:
+            for chunks in found.values():
+                chunks.append([])
+            for images in view.split(500):
+                logits = predict(teacher, train.normalise(images), batch_size=len(images))
+                for name, value in {"logits": logits, **seen}.items():
+                    found[name][-1].append(value.detach().float().cpu())
+    return {name: torch.stack([torch.cat(chunks) for chunks in views]) for name, views in found.items()}
+
+
+@dataclass
+class _Source:
+    """A teacher, as a network or as stored outputs, and the layers that are wanted of it."""
+
+    teacher: nn.Module | Outputs
+    layers: Sequence[str]
 
 
 def _run(
+    verb: str,
     model: nn.Module,
-    teacher: nn.Module | Tensor | None,
     train: ImageSet | Batches,
-    terms: Callable[[Tensor, Batch], dict[str, Tensor]],
+    objective: Objective,
     weights: dict[str, float],
     settings: Settings,
     validation: ImageSet | None,
+    sources: Sequence[_Source] = (),
+    student_layers: Sequence[str] = (),
+    projectors: nn.ModuleList | None = None,
 ) -> History:
-    """The loop behind `fit` and `distill`: minimise Σ weights[name] · terms[name]."""
+    """The run behind `fit`, `distill` and `mutual`: minimise Σ weights[name] · objective[name].
+
+    `objective` may fill `projectors` in the first step; what is in it then is trained with the model.
+    """
     device = torch.device(settings.device) if settings.device is not None else _base.device()
-    with _base.seeded(settings.seed), _rewound(train):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_base.seeded(settings.seed))
+        stack.enter_context(rewound(train))
         model.to(device)
-        if isinstance(teacher, nn.Module):
-            teacher.to(device)
+        asked = [_listen(stack, source, train, settings, device) for source in sources]
+        seen = stack.enter_context(layers.read(model, student_layers))
+        bar = stack.enter_context(_base.progress(None, verb, settings.progress))
+        batches: ImageBatches | LoaderBatches
         if isinstance(train, ImageSet):
-            batches: _ImageBatches | _LoaderBatches = _ImageBatches(train, settings, device, teacher)
+            stored = [{} if callable(each) else each for each in asked]
+            batches = ImageBatches(
+                train, settings.batch_size, settings.augment, settings.mix, settings.seed, device, stored
+            )
         else:
-            batches = _LoaderBatches(train, device)
-        optimizer = _optimizer(model, settings)
+            batches = LoaderBatches(train, device)
+        loop = _Loop(model, seen, asked, objective, weights, projectors, settings)
         history: History = {}
-        with _base.progress(None, "fit" if teacher is None else "distill", settings.progress) as bar:
-            for epoch in range(settings.epochs):
-                start = time.perf_counter()
-                row = _epoch(model, teacher, batches, terms, weights, optimizer, settings, epoch, bar)
-                row["seconds"] = time.perf_counter() - start
-                if validation is not None:
-                    row |= {f"val_{k}": v for k, v in evaluate(model, validation).items() if k in ("accuracy", "nll")}
-                for name, value in row.items():
-                    history.setdefault(name, []).append(value)
-                bar.set_postfix(epoch=f"{epoch + 1}/{settings.epochs}", loss=f"{row['loss']:.3f}", refresh=False)
+        for epoch in range(settings.epochs):
+            start = time.perf_counter()
+            row = loop.epoch(epoch, batches, bar)
+            row["seconds"] = time.perf_counter() - start
+            if epoch == 0 and settings.mix is None and "teacher_accuracy" in row:
+                _warn_near_chance(row["teacher_accuracy"], loop.classes)
+            if validation is not None:
+                row |= {f"val_{k}": v for k, v in evaluate(model, validation).items() if k in ("accuracy", "nll")}
+            for name, value in row.items():
+                history.setdefault(name, []).append(value)
+            bar.set_postfix(epoch=f"{epoch + 1}/{settings.epochs}", loss=f"{row['loss']:.3f}", refresh=False)
     model.eval()
     return history
 
 
-def _epoch(
-    model: nn.Module,
-    teacher: nn.Module | Tensor | None,
-    batches: _ImageBatches | _LoaderBatches,
-    terms: Callable[[Tensor, Batch], dict[str, Tensor]],
-    weights: dict[str, float],
-    optimizer: torch.optim.Optimizer,
+def _listen(
+    stack: contextlib.ExitStack,
+    source: _Source,
+    train: ImageSet | Batches,
     settings: Settings,
-    epoch: int,
-    bar: _base.Bar,
-) -> dict[str, float]:
-    model.train()
-    peak = settings.lr if settings.lr is not None else PEAK_LR[settings.optimizer]
-    sums: dict[str, Tensor] = {}
-    seen = 0
-    for step, batch in enumerate(batches):
-        steps = batches.steps
-        if steps and bar.total is None:
-            bar.reset(total=steps * settings.epochs)
-        lr = peak * _one_cycle((epoch + (step / steps if steps else 0.5)) / settings.epochs)
-        for group in optimizer.param_groups:
+    device: torch.device,
+) -> Outputs | Callable[[Tensor], Outputs]:
+    """The teacher's stored outputs (V, N, ...), or a function that asks it about a batch of inputs."""
+    teacher = source.teacher
+    if not isinstance(teacher, nn.Module):
+        return teacher
+    teacher.to(device)
+    if isinstance(train, ImageSet) and settings.augment is not True and settings.mix is None and not source.layers:
+        return teacher_outputs(teacher, train, augment=settings.augment)  # so few views that each is computed once
+    stack.enter_context(_base.eval_mode(teacher))
+    seen = stack.enter_context(layers.read(teacher, source.layers))
+
+    def ask(inputs: Tensor) -> Outputs:
+        with torch.no_grad():
+            return {"logits": teacher(inputs), **seen}
+
+    return ask
+
+
+class _Loop:
+    """One run's state: what is trained, by what, and how far it is."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        seen: Outputs,
+        asked: Sequence[Outputs | Callable[[Tensor], Outputs]],
+        objective: Objective,
+        weights: dict[str, float],
+        projectors: nn.ModuleList | None,
+        settings: Settings,
+    ) -> None:
+        self.model, self.seen, self.asked, self.projectors = model, seen, asked, projectors
+        self.objective, self.weights, self.settings = objective, weights, settings
+        self.optimizer: torch.optim.Optimizer | None = None  # made in the first step, when the projectors are known
+        self.classes = 0
+
+    def epoch(self, epoch: int, batches: ImageBatches | LoaderBatches, bar: _base.Bar) -> dict[str, float]:
+        """One pass over the data; gives the history's row."""
+        self.model.train()
+        settings = self.settings
+        peak = settings.lr if settings.lr is not None else PEAK_LR[settings.optimizer]
+        sums: dict[str, Tensor] = {}
+        seen = 0
+        for step, batch in enumerate(batches):
+            steps = batches.steps
+            if steps and bar.total is None:
+                bar.reset(total=steps * settings.epochs)
+            lr = peak * _one_cycle((epoch + (step / steps if steps else 0.5)) / settings.epochs)
+            batch.first = epoch == step == 0
+            n = len(batch.labels)
+            for name, value in self.step(batch, lr, f"in epoch {epoch + 1}, step {step + 1}", step % 50 == 49).items():
+                sums[name] = sums.get(name, 0) + value.detach() * n
+            seen += n
+            bar.update()
+        if not seen:
+            raise ValueError(
+                f"train gave no batch in epoch {epoch + 1}: pass something that can be iterated again and again, "
+                "such as a DataLoader or a list, not a generator."
+            )
+        row = {name: float(value) / seen for name, value in sums.items()}
+        if not math.isfinite(row["loss"]):
+            raise FloatingPointError(f"the loss became not finite in epoch {epoch + 1}: lower lr, or check the inputs.")
+        return row | {"lr": lr}
+
+    def step(self, batch: Batch, lr: float, where: str, look: bool) -> dict[str, Tensor]:
+        """One step; gives the means over the batch. `look` asks a GPU whether all is finite."""
+        look = look or batch.labels.device.type == "cpu"  # asking a GPU makes it wait, so that is done now and then
+        batch.teachers = [ask(batch.inputs) if callable(ask) else batch.teachers[i] for i, ask in enumerate(self.asked)]
+        logits = self.model(batch.inputs)
+        if batch.first or look:
+            for each in logits if isinstance(self.model, _Cohort) else [logits]:
+                _check_logits(each, batch)
+        parts = self.objective({"logits": logits, **self.seen}, batch)
+        loss = torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()
+        if look:
+            _check_finite(loss, parts, logits, batch, where)
+        if self.optimizer is None:
+            self.classes = logits.shape[-1]
+            self.optimizer = _optimizer([self.model, *(self.projectors or [])], self.settings)
+        for group in self.optimizer.param_groups:
             group["lr"] = lr
-        if isinstance(teacher, nn.Module) and batch.teacher_logits is None:
-            with torch.no_grad():
-                batch.teacher_logits = teacher(batch.inputs)
-        logits = model(batch.inputs)
-        # Asking a GPU for a value makes it wait, so there it is asked only now and then.
-        if epoch == step == 0 or batch.labels.device.type == "cpu":
-            _check_logits(logits, batch)
-        parts = terms(logits, batch)
-        loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
-        if loss.device.type == "cpu" or step % 50 == 49:
-            _check_finite(loss, parts, logits, batch, epoch, step)
-        optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
-        n = len(batch.labels)
-        seen += n
-        hits = (logits.detach().argmax(1) == batch.labels).sum()
-        for name, value in {"loss": loss * n, **{k: v * n for k, v in parts.items()}, "train_accuracy": hits}.items():
-            sums[name] = sums.get(name, 0) + value.detach()
-        bar.update()
-    if not seen:
-        raise ValueError(
-            f"train gave no batch in epoch {epoch + 1}: pass something that can be iterated again and again, "
-            "such as a DataLoader or a list, not a generator."
-        )
-    row = {name: float(value) / seen for name, value in sums.items()}
-    if not math.isfinite(row["loss"]):
-        raise FloatingPointError(f"the loss became not finite in epoch {epoch + 1}: lower lr, or check the inputs.")
-    return row | {"lr": lr}
+        self.optimizer.step()
+        hits = {"train_accuracy": logits} | ({"teacher_accuracy": batch.soft} if batch.soft is not None else {})
+        accuracies = {name: (z.detach().argmax(-1) == batch.labels).float().mean() for name, z in hits.items()}
+        return {"loss": loss, **parts, **accuracies}
 
 
 def _one_cycle(done: float) -> float:
@@ -302,9 +558,9 @@ def _one_cycle(done: float) -> float:
     return max(0.0, min((done + 1e-3) / WARM_UP, (1 - done) / (1 - WARM_UP)))
 
 
-def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+def _optimizer(models: Iterable[nn.Module], settings: Settings) -> torch.optim.Optimizer:
     """Weight decay acts on matrices and kernels only, not on biases and normalisation."""
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = [p for model in models for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
@@ -314,99 +570,7 @@ def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=PEAK_LR["sgd"], momentum=MOMENTUM, nesterov=True)
 
 
-class _ImageBatches:
-    """Shuffled, augmented, normalised batches of an ImageSet; the order depends on the seed alone."""
-
-    def __init__(
-        self, data: ImageSet, settings: Settings, device: torch.device, teacher: nn.Module | Tensor | None
-    ) -> None:
-        self.data = data
-        self.images, self.labels = data.images.to(device), data.labels.to(device)
-        self.batch_size, self.augment = settings.batch_size, settings.augment
-        self.generator = torch.Generator().manual_seed(settings.seed)  # on the CPU: one order for all devices
-        self.steps = math.ceil(len(data) / settings.batch_size)
-        self.views: Tensor | None = None
-        if isinstance(teacher, Tensor):
-            self.views = teacher.to(device)
-        elif teacher is not None and self.augment is not True:  # so few views that each is computed once
-            self.views = teacher_logits(teacher, data, self.augment).to(device)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for index in torch.randperm(len(self.labels), generator=self.generator).split(self.batch_size):
-            flip = torch.zeros(len(index), dtype=torch.bool)
-            if self.augment:
-                flip = torch.rand(len(index), generator=self.generator) < 0.5
-            index, flip = index.to(self.labels.device), flip.to(self.labels.device)
-            images = self.images[index]
-            if self.augment:
-                images = flip_and_shift(images, flip, self.generator if self.augment is True else None)
-            logits = None if self.views is None else self.views[flip.long(), index]
-            yield Batch(self.data.normalise(images), self.labels[index], logits)
-
-
-def flip_and_shift(images: Tensor, flip: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Mirror the images where `flip` (N,) is true and, with a generator, shift each at random.
-
-    The shift is at most an eighth of the height and width in each direction; what comes in from
-    outside is 0, which is black. One gather does both, for the whole batch (N, C, H, W).
-    """
-    n, _, height, width = images.shape
-    far = [height // 8, width // 8] if generator is not None else [0, 0]
-    padded = F.pad(images, (far[1], far[1], far[0], far[0])).permute(0, 2, 3, 1)
-    starts = [torch.zeros(n, 1, dtype=torch.long)] * 2
-    if generator is not None:
-        starts = [torch.randint(2 * most + 1, (n, 1), generator=generator) for most in far]
-    rows = (starts[0] + torch.arange(height)).to(images.device)
-    columns = (starts[1] + torch.arange(width)).to(images.device)
-    columns = torch.where(flip[:, None], columns.flip(1), columns)
-    image = torch.arange(n, device=images.device)[:, None, None]
-    return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-class _LoaderBatches:
-    """The batches of any iterable, checked and moved to the device."""
-
-    def __init__(self, data: Batches, device: torch.device) -> None:
-        self.data, self.device = data, device
-        self.steps: int | None = _length(data)
-
-    def __iter__(self) -> Iterator[Batch]:
-        count = 0
-        for pair in self.data:
-            if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(x, Tensor) for x in pair)):
-                raise ValueError(f"train must give batches (inputs, labels) of two tensors, got {type(pair).__name__}.")
-            inputs, labels = pair
-            if len(labels) == 0:
-                raise ValueError(f"train gave an empty batch in step {count + 1}: at least one image is wanted.")
-            yield Batch(inputs.to(self.device), labels.to(self.device))
-            count += 1
-        self.steps = count or None
-
-
-@contextlib.contextmanager
-def _rewound(data: ImageSet | Batches) -> Iterator[None]:
-    """Let a DataLoader that has its own generator start at that generator's seed; its state is given back."""
-    generator = getattr(data, "generator", None)
-    if not isinstance(generator, torch.Generator):
-        yield
-        return
-    state = generator.get_state()
-    generator.manual_seed(generator.initial_seed())
-    try:
-        yield
-    finally:
-        generator.set_state(state)
-
-
-def _length(data: Batches) -> int | None:
-    """How many batches `data` says that it has, if it can say it (a stream cannot)."""
-    try:
-        return len(data) if isinstance(data, Sized) else None
-    except (TypeError, NotImplementedError):
-        return None
-
-
-def _check_model_and_data(name: str, model: nn.Module, train: ImageSet | Batches) -> None:
+def _check_model_and_data(name: str, model: nn.Module, train: ImageSet | Batches, settings: Settings) -> None:
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} must be a torch.nn.Module, got {type(model).__name__}.")
     if not any(p.requires_grad for p in model.parameters()):
@@ -416,45 +580,95 @@ def _check_model_and_data(name: str, model: nn.Module, train: ImageSet | Batches
             raise ValueError(f"train holds one class only ({train.classes[int(train.labels[0])]}): two are wanted.")
     elif not isinstance(train, Iterable):
         raise ValueError(f"train must be an ImageSet or an iterable of batches, got {type(train).__name__}.")
-    elif _length(train) == 0:
+    elif length(train) == 0:
         raise ValueError("train is empty: at least one batch is wanted.")
+    if settings.mix is not None and not isinstance(train, ImageSet):
+        raise ValueError(f"mix needs train to be an ImageSet, got {type(train).__name__}.")
 
 
-def _check_stored(logits: Tensor, train: ImageSet | Batches, settings: Settings) -> None:
-    if not isinstance(train, ImageSet) or settings.augment is True:
-        raise ValueError('stored teacher logits need train to be an ImageSet and augment to be False or "flip".')
-    views = 2 if settings.augment else 1
-    if logits.dim() != 3 or logits.shape[:2] != (views, len(train)):
+def _check_terms(terms: Sequence[Term], teachers: int) -> None:
+    for term in terms:
+        if not isinstance(term, Term):
+            raise ValueError(f"terms must be a list of kdutils.Term, got {type(term).__name__}.")
+        if term.teacher >= teachers:
+            raise ValueError(f"term {term.name!r} asks for teacher {term.teacher}, but there are {teachers}.")
+    names = [term.name for term in terms]
+    if len(set(names)) < len(names):
+        raise ValueError(f"terms must have different names, got {', '.join(names)}.")
+
+
+def _checked_teacher(
+    teacher: Teacher, student: nn.Module, train: ImageSet | Batches, settings: Settings, wanted: Sequence[str]
+) -> nn.Module | Outputs:
+    """A teacher that fits: a network, or stored outputs by name."""
+    if isinstance(teacher, nn.Module):
+        if student is teacher or {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}:
+            raise ValueError("teacher is the student, or shares parameters with it: pass a separate, trained network.")
+        for path in wanted:
+            layers.check("teacher_layer", teacher, path)
+        return teacher
+    stored = {"logits": teacher} if isinstance(teacher, Tensor) else teacher
+    if not isinstance(stored, Mapping) or not all(isinstance(views, Tensor) for views in stored.values()):
         raise ValueError(
-            f"stored teacher logits must have shape ({views}, {len(train)}, K) for this train and augment, "
-            f"got {tuple(logits.shape)}."
+            "teacher must be a torch.nn.Module, stored logits (V, N, K) or stored outputs, "
+            f"got {type(teacher).__name__}."
         )
+    if not isinstance(train, ImageSet) or settings.augment is True or settings.mix is not None:
+        raise ValueError('stored teacher logits need train to be an ImageSet, augment False or "flip", and no mix.')
+    for path in ("logits", *wanted):
+        if path not in stored:
+            raise ValueError(_base.nearest("stored teacher output", path, stored))
+    views = 2 if settings.augment else 1
+    for name, output in stored.items():
+        if output.shape[:2] != (views, len(train)) or (output.dim() != 3 and name == "logits"):
+            shape = f"({views}, {len(train)}, {'K' if name == 'logits' else '...'})"
+            raise ValueError(
+                f"stored teacher {name} must have shape {shape} for this train and augment, got {tuple(output.shape)}."
+            )
+    return dict(stored)
 
 
 def _check_logits(logits: Tensor, batch: Batch) -> None:
-    for name, given in (("the model", logits), ("the teacher", batch.teacher_logits)):
-        if given is not None and not (
-            isinstance(given, Tensor) and given.dim() == 2 and len(given) == len(batch.labels)
-        ):
-            got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-            raise ValueError(f"{name} must give logits of shape ({len(batch.labels)}, K) for this batch, got {got}.")
+    _check_shape("the model", logits, len(batch.labels))
     losses.check_labels(batch.labels, logits)
-    if batch.teacher_logits is not None and batch.teacher_logits.shape != logits.shape:
+
+
+def _comparable(logits: Tensor, outputs: Outputs) -> Tensor:
+    """A teacher's logits, if they have the shape of the student's."""
+    theirs = outputs["logits"]
+    _check_shape("the teacher", theirs, len(logits))
+    if theirs.shape != logits.shape:
         raise ValueError(
             "student and teacher must give logits of the same shape (N, K), "
-            f"got {tuple(logits.shape)} and {tuple(batch.teacher_logits.shape)}."
+            f"got {tuple(logits.shape)} and {tuple(theirs.shape)}."
         )
+    return theirs
 
 
-def _check_finite(loss: Tensor, parts: dict[str, Tensor], logits: Tensor, batch: Batch, epoch: int, step: int) -> None:
+def _check_shape(who: str, logits: Tensor, n: int) -> None:
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != n:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"{who} must give logits of shape ({n}, K) for this batch, got {got}.")
+
+
+def _check_finite(loss: Tensor, parts: dict[str, Tensor], logits: Tensor, batch: Batch, where: str) -> None:
     if torch.isfinite(loss):
         return
-    where = f"in epoch {epoch + 1}, step {step + 1}"
     if not torch.isfinite(batch.inputs).all():
         raise FloatingPointError(f"inputs hold NaN or infinity {where}: every input must be finite.")
-    if batch.teacher_logits is not None and not torch.isfinite(batch.teacher_logits).all():
+    if not all(torch.isfinite(output).all() for outputs in batch.teachers for output in outputs.values()):
         raise FloatingPointError(f"teacher gives NaN or infinite logits {where}: check its weights.")
     if not torch.isfinite(logits).all():
         raise FloatingPointError(f"the model gives NaN or infinite logits {where}: a lower lr may help.")
     bad = ", ".join(name for name, part in parts.items() if not torch.isfinite(part))
     raise FloatingPointError(f"the loss ({bad}) is not finite {where}: a lower lr may help.")
+
+
+def _warn_near_chance(accuracy: float, classes: int) -> None:
+    chance = 1 / classes
+    if accuracy < chance + 0.1 * (1 - chance):
+        warnings.warn(
+            f"the teacher is right on {accuracy:.1%} of the training images, where guessing gives {chance:.1%}: is it "
+            "trained, is it not the student, and does it know these inputs and this order of classes?",
+            stacklevel=4,
+        )

@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, TensorDataset
 
 import kdutils as kd
-from kdutils import losses, train
+from kdutils import batches, losses, train
 from kdutils.data import ImageSet
 from tests.common import (
     fashion,
@@ -199,7 +199,7 @@ def test_history_keys(verb: str) -> None:
         if verb == "fit"
         else kd.distill(student, linear(2), random_set(), **options)
     )
-    terms = {"ce"} if verb == "fit" else {"kd", "ce"}
+    terms = {"ce"} if verb == "fit" else {"kd", "ce", "teacher_accuracy"}
     assert set(history) == {"loss", "train_accuracy", "lr", "seconds", "val_accuracy", "val_nll"} | terms
     assert all(len(values) == 3 and all(isinstance(v, float) for v in values) for values in history.values())
     last = kd.evaluate(student, random_set(20, seed=1))
@@ -364,16 +364,16 @@ def test_augmentation_only_flips_and_shifts() -> None:
     assert torch.equal(still[1], data.images[1].flip(-1))
 
 
-def record_batches(monkeypatch: pytest.MonkeyPatch) -> list[train.Batch]:
-    seen: list[train.Batch] = []
-    usual = train._ImageBatches.__iter__
+def record_batches(monkeypatch: pytest.MonkeyPatch) -> list[batches.Batch]:
+    seen: list[batches.Batch] = []
+    usual = batches.ImageBatches.__iter__
 
-    def spy(self: Any) -> Iterator[train.Batch]:
+    def spy(self: Any) -> Iterator[batches.Batch]:
         for batch in usual(self):
             seen.append(batch)
             yield batch
 
-    monkeypatch.setattr(train._ImageBatches, "__iter__", spy)
+    monkeypatch.setattr(batches.ImageBatches, "__iter__", spy)
     return seen
 
 
@@ -405,8 +405,8 @@ def test_stored_logits_are_those_of_a_live_teacher_on_the_very_images(monkeypatc
     kd.distill(linear(1), stored, data, epochs=2, batch_size=8, augment="flip")
     flipped = 0
     for batch in seen:
-        assert batch.teacher_logits is not None
-        torch.testing.assert_close(batch.teacher_logits, teacher(batch.inputs).detach(), rtol=0, atol=1e-5)
+        (outputs,) = batch.teachers
+        torch.testing.assert_close(outputs["logits"], teacher(batch.inputs).detach(), rtol=0, atol=1e-5)
         flipped += len(batch.labels)
     assert flipped == 80
 

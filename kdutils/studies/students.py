@@ -32,8 +32,9 @@ from torch import Tensor
 
 import kdutils as kd
 from kdutils.metrics import compare_logits, evaluate_logits, logits_and_labels
+from kdutils.selection import choose as best
+from kdutils.selection import split
 from kdutils.studies._record import FOLDER, Record
-from kdutils.studies.teacher import split
 
 STEPS, BATCH, IMAGES = 1_600, 128, 10_000
 SEEDS, CHOICE_SEEDS = range(8), range(100, 102)
@@ -114,9 +115,7 @@ def choice_runs() -> Iterator[dict[str, Any]]:
 def chosen(stage: str, column: str) -> float:
     """The value of `column` with the best mean validation accuracy in a stage; the smaller one if equal."""
     table = pd.read_csv(FOLDER / "students_choice.csv").query("stage == @stage")
-    columns = ["temperature", "kd_weight"] if stage == "grid" else [column]
-    means = table.groupby(columns, as_index=False)["val_accuracy"].mean()
-    return float(means.loc[means["val_accuracy"].idxmax(), column])
+    return float(best(table, by=["temperature", "kd_weight"] if stage == "grid" else column)[column])
 
 
 def settings() -> dict[str, float]:

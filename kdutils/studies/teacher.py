@@ -15,17 +15,11 @@ import argparse
 import torch
 
 import kdutils as kd
+from kdutils.selection import HELD_OUT
+from kdutils.selection import split as split
 from kdutils.studies._record import Record
 
 EPOCHS, DEPTH, SHIPPED_SEED = 15, 14, 0
-HELD_OUT, SPLIT_SEED = 5_000, 0
-
-
-def split() -> tuple[kd.data.ImageSet, kd.data.ImageSet, kd.data.ImageSet]:
-    """(train 55,000, validation 5,000, test 10,000), the same everywhere in the book."""
-    everything, test = kd.data.load("fashion_mnist")
-    validation, train = everything.split(HELD_OUT, seed=SPLIT_SEED)
-    return train, validation, test
 
 
 def main() -> None:

@@ -1,0 +1,152 @@
+"""What one training step is fed with: shuffled, augmented, normalised batches and what the teachers said of them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdutils.data import ImageSet
+from kdutils.layers import Outputs
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Augment = bool | Literal["flip"]
+Mix = Literal["mixup", "cutmix"]
+
+
+@dataclass
+class Batch:
+    """One step's data.
+
+    Attributes:
+        inputs: (N, ...).
+        labels: int64, (N,); of mixed images the larger part's.
+        targets: what cross-entropy takes: the labels, or (N, K) probabilities for mixed images.
+        teachers: for each teacher its outputs for these images, once they are known.
+        soft: the average of the teachers' logits (N, K), once it is known.
+        first: whether this is the first batch of the run.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    targets: Tensor
+    teachers: list[Outputs] = field(default_factory=list)
+    soft: Tensor | None = None
+    first: bool = False
+
+
+class ImageBatches:
+    """Shuffled, augmented, normalised batches of an ImageSet; the order depends on the seed alone.
+
+    `stored` holds, for each teacher, its outputs (V, N, ...) for every view, or nothing.
+    """
+
+    def __init__(
+        self,
+        data: ImageSet,
+        batch_size: int,
+        augment: Augment,
+        mix: Mix | None,
+        seed: int,
+        device: torch.device,
+        stored: Sequence[Outputs] = (),
+    ) -> None:
+        self.data = data
+        self.images, self.labels = data.images.to(device), data.labels.to(device)
+        self.batch_size, self.augment = batch_size, augment
+        self.mixer = _mixer(mix, len(data.classes)) if mix is not None else None
+        self.generator = torch.Generator().manual_seed(seed)  # on the CPU: one order for all devices
+        self.steps: int | None = math.ceil(len(data) / batch_size)
+        self.stored = [{name: views.to(device) for name, views in outputs.items()} for outputs in stored]
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index in torch.randperm(len(self.labels), generator=self.generator).split(self.batch_size):
+            flip = torch.zeros(len(index), dtype=torch.bool)
+            if self.augment:
+                flip = torch.rand(len(index), generator=self.generator) < 0.5
+            index, flip = index.to(self.labels.device), flip.to(self.labels.device)
+            images, labels = self.images[index], self.labels[index]
+            if self.augment:
+                images = flip_and_shift(images, flip, self.generator if self.augment is True else None)
+            inputs, targets = self.data.normalise(images), labels
+            if self.mixer is not None:
+                inputs, targets = self.mixer(inputs, labels)
+                labels = targets.argmax(1)
+            view = flip.long()
+            teachers = [{name: views[view, index] for name, views in outputs.items()} for outputs in self.stored]
+            yield Batch(inputs, labels, targets, teachers)
+
+
+def _mixer(mix: Mix, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Torchvision's, which draws the share of each image uniformly between 0 and 1."""
+    from torchvision.transforms import v2  # slow to import, and rarely wanted
+
+    return {"mixup": v2.MixUp, "cutmix": v2.CutMix}[mix](num_classes=classes)
+
+
+def flip_and_shift(images: Tensor, flip: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Mirror the images where `flip` (N,) is true and, with a generator, shift each at random.
+
+    The shift is at most an eighth of the height and width in each direction; what comes in from
+    outside is 0, which is black. One gather does both, for the whole batch (N, C, H, W).
+    """
+    n, _, height, width = images.shape
+    far = [height // 8, width // 8] if generator is not None else [0, 0]
+    padded = F.pad(images, (far[1], far[1], far[0], far[0])).permute(0, 2, 3, 1)
+    starts = [torch.zeros(n, 1, dtype=torch.long)] * 2
+    if generator is not None:
+        starts = [torch.randint(2 * most + 1, (n, 1), generator=generator) for most in far]
+    rows = (starts[0] + torch.arange(height)).to(images.device)
+    columns = (starts[1] + torch.arange(width)).to(images.device)
+    columns = torch.where(flip[:, None], columns.flip(1), columns)
+    image = torch.arange(n, device=images.device)[:, None, None]
+    return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+class LoaderBatches:
+    """The batches of any iterable, checked and moved to the device."""
+
+    def __init__(self, data: Batches, device: torch.device) -> None:
+        self.data, self.device = data, device
+        self.steps: int | None = length(data)
+
+    def __iter__(self) -> Iterator[Batch]:
+        count = 0
+        for pair in self.data:
+            if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(x, Tensor) for x in pair)):
+                raise ValueError(f"train must give batches (inputs, labels) of two tensors, got {type(pair).__name__}.")
+            inputs, labels = (part.to(self.device) for part in pair)
+            if len(labels) == 0:
+                raise ValueError(f"train gave an empty batch in step {count + 1}: at least one image is wanted.")
+            yield Batch(inputs, labels, labels)
+            count += 1
+        self.steps = count or None
+
+
+@contextlib.contextmanager
+def rewound(data: ImageSet | Batches) -> Iterator[None]:
+    """Let a DataLoader that has its own generator start at that generator's seed; its state is given back."""
+    generator = getattr(data, "generator", None)
+    if not isinstance(generator, torch.Generator):
+        yield
+        return
+    state = generator.get_state()
+    generator.manual_seed(generator.initial_seed())
+    try:
+        yield
+    finally:
+        generator.set_state(state)
+
+
+def length(data: Batches) -> int | None:
+    """How many batches `data` says that it has, if it can say it (a stream cannot)."""
+    try:
+        return len(data) if isinstance(data, Sized) else None
+    except (TypeError, NotImplementedError):
+        return None
