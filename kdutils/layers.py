@@ -46,9 +46,12 @@ def read(model: nn.Module, paths: Sequence[str]) -> Iterator[Outputs]:
     """
     seen: Outputs = {}
     versions: dict[str, int] = {}
+    within = False  # a pass of the whole network: a layer that is called by itself is not read
 
     def keep(path: str) -> Any:
         def hook(_layer: nn.Module, _inputs: Any, output: Any) -> None:
+            if not within:
+                return
             if not isinstance(output, Tensor):
                 raise ValueError(f"layer {path!r} must give one tensor, got {type(output).__name__}.")
             if path in seen:
@@ -59,9 +62,13 @@ def read(model: nn.Module, paths: Sequence[str]) -> Iterator[Outputs]:
         return hook
 
     def start(_model: nn.Module, _inputs: Any) -> None:
+        nonlocal within
+        within = True
         seen.clear()
 
     def end(_model: nn.Module, _inputs: Any, _output: Any) -> None:
+        nonlocal within
+        within = False
         for path, output in seen.items():
             if not output.is_inference() and output._version != versions[path]:
                 raise ValueError(
