@@ -178,7 +178,7 @@ def average_teachers(
         average: `"probabilities"` or `"logits"`.
 
     Returns:
-        (N, K) logits, without gradient.
+        (N, K) logits, without gradient; with `"probabilities"`, T times the logarithm of the mean.
 
     Raises:
         ValueError: for an empty list, shapes that differ or are not (N, K), or an unknown average or temperature.

@@ -252,6 +252,8 @@ def distill(
     """
     losses.check_temperature(temperature)
     teachers: list[Teacher] = list(teacher) if isinstance(teacher, list | tuple) else [teacher]  # type: ignore[list-item]
+    if not teachers:
+        raise ValueError("teacher must be at least one network, got an empty list.")
     terms = list(terms)
     _check_terms(terms, len(teachers))
     losses.check_weights(kd_weight=kd_weight, ce_weight=ce_weight, **{term.name: term.weight for term in terms})
@@ -362,7 +364,14 @@ class _Cohort(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([member(x) for member in self.members])
+        logits = [member(x) for member in self.members]
+        for other in logits[1:]:
+            if other.shape != logits[0].shape:
+                raise ValueError(
+                    "students must give logits of the same shape (N, K), "
+                    f"got {tuple(logits[0].shape)} and {tuple(other.shape)}."
+                )
+        return torch.stack(logits)
 
 
 def teacher_logits(teacher: nn.Module, train: ImageSet, augment: Literal[False, "flip"] = False) -> Tensor:

@@ -57,6 +57,10 @@ class World:
             **options,
         )
 
+    def term(self, **options: Any) -> kd.Term:
+        usual = {"name": "x", "loss": losses.hint_loss, "weight": 1, "student_layer": "norm", "teacher_layer": "norm"}
+        return kd.Term(**(usual | options))
+
     def fit(self, model: Any = None, train: Any = None, **options: Any) -> Any:
         options = {"epochs": 1, "batch_size": 8} | options
         return kd.fit(self.student if model is None else model, self.set if train is None else train, **options)
@@ -192,6 +196,30 @@ def combined(labels: Any = None, **changes: Any) -> Any:
     return losses.distillation_loss(logits(), logits(), labels, **settings)
 
 
+def dkd(logits: Tensor, labels: Any = None, **changes: Any) -> Any:
+    labels = torch.tensor([0, 1, 0, 1]) if labels is None else labels
+    settings = {"temperature": 4.0, "target_weight": 1.0, "nontarget_weight": 8.0} | changes
+    return losses.dkd_loss(logits, torch.zeros_like(logits), labels, **settings)
+
+
+def average(teachers: Any, temperature: Any = 4.0, average: Any = "probabilities") -> Any:
+    return losses.average_teachers(teachers, temperature=temperature, average=average)
+
+
+FEATURE_LOSSES = {
+    "hint": (losses.hint_loss, "student_features", "teacher_features"),
+    "attention": (losses.attention_transfer_loss, "student_features", "teacher_features"),
+    "similarity": (losses.similarity_loss, "student_features", "teacher_features"),
+    "distance": (losses.rkd_distance_loss, "student", "teacher"),
+    "angle": (losses.rkd_angle_loss, "student", "teacher"),
+    "crd": (losses.crd_loss, "student", "teacher"),
+}
+
+
+def maps(*shape: int) -> Tensor:
+    return torch.ones(shape or (4, 3, 5, 5))
+
+
 class WithoutBatch(nn.Module):
     """Gives what no classifier gives."""
 
@@ -232,6 +260,49 @@ TABLE: list[tuple[str, Callable[[World], Any], type[Exception], tuple[str, ...]]
     ("loss: int32 labels", lambda w: combined(torch.zeros(4, dtype=torch.int32)), ValueError, ("int64", "int32")),
     ("loss: one-hot labels", lambda w: combined(torch.eye(4, 10)), ValueError, ("shape (4,)", "(4, 10)")),
     ("loss: list of labels", lambda w: combined([0, 1, 2, 3]), ValueError, ("labels", "int64", "list")),
+    ("dkd: two classes", lambda w: dkd(logits(4, 2)), ValueError, ("student_logits", "at least 3 classes", "got 2")),
+    ("dkd: one class", lambda w: dkd(logits(4, 1)), ValueError, ("student_logits", "at least 3 classes", "got 1")),
+    ("dkd: one row", lambda w: dkd(torch.zeros(10)), ValueError, ("student_logits", "(N, K)", "(10,)")),
+    ("dkd: temperature 0", lambda w: dkd(logits(), temperature=0), ValueError, ("temperature must be a positive",)),
+    ("dkd: weight below zero", lambda w: dkd(logits(), nontarget_weight=-8), ValueError,
+     ("nontarget_weight", "at least 0", "-8")),
+    ("dkd: both weights zero", lambda w: dkd(logits(), target_weight=0, nontarget_weight=0), ValueError,
+     ("target_weight and nontarget_weight", "both 0")),
+    ("dkd: label too high", lambda w: dkd(logits(), torch.tensor([0, 1, 10, 2])), ValueError, ("labels", "0 to 9")),
+    ("dkd: label below zero", lambda w: dkd(logits(), torch.tensor([0, 1, -1, 2])), ValueError, ("labels", "from -1")),
+    ("dkd: float labels", lambda w: dkd(logits(), torch.zeros(4)), ValueError, ("labels must be int64", "float32")),
+    ("dist: other classes", lambda w: losses.dist_loss(logits(), logits(4, 9)), ValueError, ("same shape", "(4, 9)")),
+    ("dist: temperature", lambda w: losses.dist_loss(logits(), logits(), -1), ValueError, ("temperature", "-1")),
+    ("no teacher to average", lambda w: average([]), ValueError, ("teacher_logits", "at least one", "empty")),
+    ("average of no list", lambda w: average(logits()), ValueError, ("teacher_logits", "list", "got Tensor")),
+    ("average of other classes", lambda w: average([logits(), logits(), logits(4, 9)]), ValueError,
+     ("teacher_logits[0] and teacher_logits[2]", "same shape", "(4, 10)", "(4, 9)")),
+    ("average of integers", lambda w: average([logits(), logits().long()]), ValueError,
+     ("teacher_logits[1]", "float", "int64")),
+    ("average: temperature", lambda w: average([logits()], 0), ValueError, ("temperature must be a positive", "0")),
+    ("average: unknown", lambda w: average([logits()], average="mean"), ValueError,
+     ("average", "'probabilities' or 'logits'", "'mean'")),
+    *[(f"{name}: {what}", lambda w, f=f, s=s, t=t: f(s, t), ValueError, (*names[:which], *words))
+      for name, (f, *names) in FEATURE_LOSSES.items() for what, s, t, which, words in (
+          ("other images", maps(), maps(3, 3, 5, 5), 2, ("the same", "N", "(4, 3, 5, 5)", "(3, 3, 5, 5)")),
+          ("no image", maps(0, 3, 5, 5), maps(0, 3, 5, 5), 1, ("float tensor", "N at least 1", "(0, 3, 5, 5)")),
+          ("an empty axis", maps(4, 0, 5, 5), maps(4, 0, 5, 5), 1, ("no empty axis", "(4, 0, 5, 5)")),
+          ("one axis", maps(4), maps(4), 1, ("(N, ", "(4,)")),
+          ("integers", maps().long(), maps(), 1, ("float", "int64")),
+          ("an array", np.ones((4, 3)), maps(), 1, ("float tensor", "ndarray")))],
+    ("hint: other width", lambda w: losses.hint_loss(maps(4, 3), maps(4, 6)), ValueError,
+     ("student_features and teacher_features", "same shape (N, ...)", "(4, 3)", "(4, 6)")),
+    ("attention: other height", lambda w: losses.attention_transfer_loss(maps(), maps(4, 3, 4, 5)), ValueError,
+     ("the same N and H and W in (N, C, H, W)", "(4, 3, 4, 5)")),
+    ("attention: no map", lambda w: losses.attention_transfer_loss(maps(4, 3), maps(4, 3)), ValueError,
+     ("student_features", "(N, C, H, W)", "(4, 3)")),
+    *[(f"attention: p = {p!r}", lambda w, p=p: losses.attention_transfer_loss(maps(), maps(), p), ValueError,
+       ("p must be a finite number of at least 1", repr(p))) for p in (0, 0.5, -2, NAN, INF, "2", True)],
+    ("angle: many images", lambda w: losses.rkd_angle_loss(maps(513, 2), maps(513, 2)), ValueError,
+     ("student", "at most 512 images", "memory", "513")),
+    ("crd: other width", lambda w: losses.crd_loss(maps(4, 3), maps(4, 6)), ValueError,
+     ("student and teacher", "same shape (N, D)", "(4, 3)", "(4, 6)")),
+    ("crd: temperature", lambda w: losses.crd_loss(maps(), maps(), 0), ValueError, ("temperature must be a positive",)),
 
     # Arguments of fit and distill
     ("epochs 0", lambda w: w.fit(epochs=0), ValueError, ("epochs", "at least 1", "0")),
@@ -343,6 +414,51 @@ TABLE: list[tuple[str, Callable[[World], Any], type[Exception], tuple[str, ...]]
     ("broken image", folder("train/cat/1.png"), ValueError, ("train/cat/1.png", "could not be read")),
     ("cut-off image", truncated_image, ValueError, ("test/dog/1.png", "could not be read")),
     ("image size 0", lambda w: data.from_folder(w.folder, size=0), ValueError, ("size", "at least 1", "0")),
+
+    # Terms, several teachers, mixing, mutual learning
+    ("term: taken name", lambda w: w.term(name="kd"), ValueError, ("name", "history", "'kd'")),
+    ("term: no word", lambda w: w.term(name="my hint"), ValueError, ("name", "one word", "'my hint'")),
+    ("term: no function", lambda w: w.term(loss="mse"), ValueError, ("loss", "function", "str")),
+    ("term: weight below zero", lambda w: w.term(weight=-1), ValueError, ("weight", "at least 0", "-1")),
+    ("term: layer by number", lambda w: w.term(student_layer=2), ValueError, ("student_layer", "dotted path", "2")),
+    ("term: unknown projector", lambda w: w.term(projector="conv"), ValueError, ("projector", '"linear"', "'conv'")),
+    ("term: teacher below zero", lambda w: w.term(teacher=-1), ValueError, ("teacher", "at least 0", "-1")),
+    ("terms of functions", lambda w: w.distill(terms=[losses.hint_loss]), ValueError, ("terms", "Term", "function")),
+    ("terms of one name", lambda w: w.distill(terms=[w.term()] * 2), ValueError, ("terms", "different names", "x")),
+    ("term: no such teacher", lambda w: w.distill(terms=[w.term(teacher=1)]), ValueError, ("teacher 1", "there are 1")),
+    ("term: unknown layer", lambda w: w.distill(terms=[w.term(student_layer="norms")]), ValueError,
+     ("student_layer 'norms'", "nearest is 'norm'")),
+    ("term: unknown teacher layer", lambda w: w.distill(terms=[w.term(teacher_layer="layer")]), ValueError,
+     ("teacher_layer 'layer'", "known are conv, drop, head, norm")),
+    ("term: layers that do not fit", lambda w: w.distill(terms=[w.term(teacher_layer="head", projector="linear")]),
+     ValueError, ("projector", "'x'", "(8, 6, 6, 6)", "(8, 10)")),
+    ("all weights zero", lambda w: w.distill(kd_weight=0, ce_weight=0, terms=[w.term(weight=0)]), ValueError,
+     ("kd_weight and ce_weight and x", "all 0")),
+    ("stored outputs without the layer", lambda w: w.distill(
+        teacher={"logits": torch.zeros(1, 40, 10)}, augment=False, terms=[w.term()]), ValueError,
+     ("stored teacher output 'norm'", "known are logits")),
+    ("stored outputs of other images", lambda w: w.distill(
+        teacher={"logits": torch.zeros(1, 40, 10), "norm": torch.zeros(1, 39, 6)}, augment=False), ValueError,
+     ("stored teacher norm", "(1, 40, ...)", "(1, 39, 6)")),
+    ("stored outputs of an unknown layer", lambda w: train.teacher_outputs(w.teacher, w.set, ["stage"]), ValueError,
+     ("layer 'stage'", "nearest")),
+    ("no teacher at all", lambda w: w.distill(teacher=[]), ValueError, ("teacher", "at least one")),
+    ("second teacher is no module", lambda w: w.distill(teacher=[w.teacher, "x"]), ValueError, ("teacher", "str")),
+    ("second teacher is the student", lambda w: w.distill(teacher=[w.teacher, w.student]), ValueError,
+     ("teacher is the student",)),
+    ("second teacher with other classes", lambda w: w.distill(teacher=[w.teacher, pixels(4, 12)]), ValueError,
+     ("same shape", "(8, 10)", "(8, 12)")),
+    ("unknown average", lambda w: w.distill(teacher_average="median"), ValueError, ("teacher_average", "'median'")),
+    ("unknown mix", lambda w: w.distill(mix="blend"), ValueError, ("mix", '"cutmix"', "'blend'")),
+    ("mixed batches", lambda w: w.distill(mix="mixup", train=w.batches()), ValueError, ("mix", "ImageSet", "list")),
+    ("mix with stored logits", lambda w: w.distill(teacher=torch.zeros(1, 40, 10), augment=False, mix="mixup"),
+     ValueError, ("stored", "no mix")),
+    ("one mutual student", lambda w: kd.mutual([w.student], w.set, epochs=1), ValueError, ("students", "at least two")),
+    ("the same student twice", lambda w: kd.mutual([w.student] * 2, w.set, epochs=1), ValueError,
+     ("students", "share parameters")),
+    ("mutual students of other classes", lambda w: kd.mutual([w.student, pixels(3, 12)], w.set, epochs=1), ValueError,
+     ("same shape", "(40, 10)", "(40, 12)")),
+    ("split that leaves nothing", lambda w: kd.selection.split(held_out=60_000), ValueError, ("at least one", "60000")),
 
     # Networks
     *[(f"depth {d!r}", lambda w, d=d: models.resnet(d), ValueError, ("depth must be 6n + 2", repr(d)))
