@@ -255,7 +255,7 @@ def distill(
     if not teachers:
         raise ValueError("teacher must be at least one network, got an empty list.")
     terms = list(terms)
-    _check_terms(terms, len(teachers))
+    _check_terms(terms, len(teachers), mix)
     losses.check_weights(kd_weight=kd_weight, ce_weight=ce_weight, **{term.name: term.weight for term in terms})
     if teacher_average not in ("probabilities", "logits"):
         raise ValueError(f'teacher_average must be "probabilities" or "logits", got {teacher_average!r:.60}.')
@@ -288,6 +288,10 @@ def distill(
                 projectors.extend(term._start(ours, theirs))
             ours = term.trained(ours) if term.trained is not None else ours
             parts[term.name] = term.loss(ours, theirs, batch.labels) if term.labels else term.loss(ours, theirs)
+            if not isinstance(parts[term.name], Tensor) or parts[term.name].dim():
+                raise ValueError(
+                    f"the loss of term {term.name!r} must give a scalar tensor, got {parts[term.name]!r:.60}."
+                )
         return parts
 
     weights = {"kd": kd_weight, "ce": ce_weight, **{term.name: term.weight for term in terms}}
@@ -595,12 +599,14 @@ def _check_model_and_data(name: str, model: nn.Module, train: ImageSet | Batches
         raise ValueError(f"mix needs train to be an ImageSet, got {type(train).__name__}.")
 
 
-def _check_terms(terms: Sequence[Term], teachers: int) -> None:
+def _check_terms(terms: Sequence[Term], teachers: int, mix: Mix | None) -> None:
     for term in terms:
         if not isinstance(term, Term):
             raise ValueError(f"terms must be a list of kdutils.Term, got {type(term).__name__}.")
         if term.teacher >= teachers:
             raise ValueError(f"term {term.name!r} asks for teacher {term.teacher}, but there are {teachers}.")
+        if term.labels and mix is not None:
+            raise ValueError(f"term {term.name!r} wants one label per image, which mix={mix!r} does not leave.")
     names = [term.name for term in terms]
     if len(set(names)) < len(names):
         raise ValueError(f"terms must have different names, got {', '.join(names)}.")

@@ -434,6 +434,9 @@ TABLE: list[tuple[str, Callable[[World], Any], type[Exception], tuple[str, ...]]
      ValueError, ("projector", "'x'", "(8, 6, 6, 6)", "(8, 10)")),
     ("all weights zero", lambda w: w.distill(kd_weight=0, ce_weight=0, terms=[w.term(weight=0)]), ValueError,
      ("kd_weight and ce_weight and x", "all 0")),
+    ("term: no scalar", lambda w: w.distill(terms=[w.term(loss=lambda s, t: s)]), ValueError, ("'x'", "scalar")),
+    ("term: labels of mixed images", lambda w: w.distill(mix="mixup", terms=[w.term(labels=True)]), ValueError,
+     ("'x'", "one label", "'mixup'")),
     ("stored outputs without the layer", lambda w: w.distill(
         teacher={"logits": torch.zeros(1, 40, 10)}, augment=False, terms=[w.term()]), ValueError,
      ("stored teacher output 'norm'", "known are logits")),
