@@ -24,6 +24,14 @@ def record(tmp_path: Path) -> Record:
     return Record("study", keys=("arm", "seed"), folder=tmp_path)
 
 
+def test_a_name_may_hold_a_comma_and_a_quote(tmp_path: Path) -> None:
+    record = Record("study", keys=("arm", "seed"), folder=tmp_path)
+    for name in ("four, averaged", 'so-called "best"'):
+        record.add(arm=name, seed=0, accuracy=0.5)
+        assert record.has(arm=name, seed=0)
+        assert record.rows()[-1] == {"arm": name, "seed": "0", "accuracy": "0.5"}
+
+
 def test_a_run_is_there_after_it_was_added(tmp_path: Path) -> None:
     runs = record(tmp_path)
     assert runs.rows() == []

@@ -60,7 +60,9 @@ class Record:
                 known = kept.splitlines()[0]
                 raise ValueError(f"{self.path} has the columns {known}, but the new run has {header.strip()}.")
             file.truncate(len(kept.encode()))  # of a line that was cut off nothing stays
-            file.write(("" if kept else header) + ",".join(map(_text, row.values())) + "\n")
+            line = io.StringIO()
+            csv.writer(line, lineterminator="\n").writerow(map(_text, row.values()))
+            file.write(("" if kept else header) + line.getvalue())
             file.flush()
             os.fsync(file.fileno())
 

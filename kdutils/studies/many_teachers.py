@@ -49,7 +49,8 @@ PRIMARY = ("four, probabilities", "one teacher")
 class Arm(NamedTuple):
     """A network of some width and who teaches it: other arms, "resnet14", or nobody.
 
-    "width 32+1" is the network of that arm with the next seed. `choice` is the arm whose kd_weight it
+    "width 32+1" is the network of that arm with the next seed: a student as wide as its teacher must not
+    begin from its teacher's own start and order. `choice` is the arm whose kd_weight it
     takes, its own if empty; `wrong` is what is done to its teacher.
     """
 
@@ -71,16 +72,16 @@ ARMS = {
     "four, probabilities": Arm(8, FOUR),
     "four, logits": Arm(8, FOUR, "logits"),
     # no larger teacher
-    "born again 1": Arm(8, ("width 8",)),
-    "born again 2": Arm(8, ("born again 1",), choice="born again 1"),
-    "born again 3": Arm(8, ("born again 2",), choice="born again 1"),
+    "born again 1": Arm(8, ("width 8+1",)),
+    "born again 2": Arm(8, ("born again 1+1",), choice="born again 1"),
+    "born again 3": Arm(8, ("born again 2+1",), choice="born again 1"),
     "mutual": Arm(8),
     # weak and wrong teachers
     "weak teacher": Arm(8, ("width 4",)),
     "shifted classes": Arm(8, ("width 32",), wrong="shifted classes"),
     "untrained": Arm(8, ("width 32",), wrong="untrained"),
     # the capacity gap, for a student of width 4
-    "4 from 4": Arm(4, ("width 4",)),
+    "4 from 4": Arm(4, ("width 4+1",)),
     "4 from 8": Arm(4, ("width 8",)),
     "4 from 16": Arm(4, ("width 16",)),
     "4 from 32": Arm(4, ("width 32",)),
@@ -103,7 +104,7 @@ class Lab:
         everything, self.validation, self.test = kd.selection.split()
         self.train = everything.subset(IMAGES, seed=0)
         self.settings = students.settings()
-        self.folder = cache_folder() / "many_teachers"
+        self.folder = cache_folder() / f"many_teachers-{STEPS}-{IMAGES}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.big = kd.zoo.load("fashion_mnist/resnet14")
         path = self.folder / "resnet14.safetensors"
@@ -114,9 +115,10 @@ class Lab:
         """A network's logits: "train" (2, N, K) for both views, "test" (10,000, K); trained if it is not yet."""
         if name == "resnet14":
             return load_file(self.folder / "resnet14.safetensors")
-        path = self.folder / f"{name.replace(' ', '_')}-{seed}.safetensors"
+        weight = chosen(name)
+        path = self.folder / f"{name.replace(' ', '_')}-{weight:g}-{seed}.safetensors"
         if not path.exists():
-            self._keep(path, self.network(name, seed, chosen(name), STEPS))
+            self._keep(path, self.network(name, seed, weight, STEPS))
         return load_file(path)
 
     def _keep(self, path: Path, model: nn.Module) -> None:
