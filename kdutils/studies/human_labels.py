@@ -35,7 +35,7 @@ from kdutils.studies._record import Record
 from kdutils.studies.dark_knowledge import smooth_to_entropy
 from kdutils.studies.students import shuffle_within_classes
 
-DEPTH, EPOCHS, SEED = 8, 12, 0
+DEPTH, EPOCHS, SEED = 8, 5, 0
 TEACHER = "cifar10/resnet8"
 HUMAN_FILE = "cifar10h-probs.npy"
 BOOTSTRAPS = 1_000
@@ -55,7 +55,7 @@ def load_human(path: Path) -> Tensor:
             f"{path} is missing: get {HUMAN_FILE} from github.com/jcpeterson/cifar-10h (CC BY-NC-SA 4.0), "
             "and put it there or name its place with --cifar10h."
         )
-    human = torch.from_numpy(np.load(path, allow_pickle=False)).double()
+    human = torch.from_numpy(np.load(path)).double()
     if human.shape != (10_000, 10) or not torch.allclose(human.sum(1), torch.ones(10_000).double(), atol=1e-3):
         raise ValueError(f"{path} must hold 10,000 × 10 probabilities, got {tuple(human.shape)}.")
     return human
