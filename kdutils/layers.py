@@ -29,7 +29,7 @@ def check(name: str, model: nn.Module, path: str) -> nn.Module:
 def read(model: nn.Module, paths: Sequence[str]) -> Iterator[Outputs]:
     """Inside the block, each forward pass of `model` leaves the output of every named layer in the dictionary.
 
-    A forward pass replaces what the pass before it left. Gradients flow through what is read.
+    A forward pass replaces what the pass before it left. Gradients flow through what is read::
 
         with kd.layers.read(model, ["stage3"]) as seen:
             logits = model(images)

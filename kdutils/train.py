@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdutils import _base, layers, losses
-from kdutils.batches import Augment, Batch, Batches, ImageBatches, LoaderBatches, Mix, flip_and_shift, length, rewound
-from kdutils.data import ImageSet
+from kdutils._batches import Augment, Batch, Batches, ImageBatches, LoaderBatches, Mix, length, rewound
+from kdutils.data import ImageSet, flip_and_shift
 from kdutils.layers import Outputs, read
 from kdutils.metrics import evaluate, predict
 
@@ -35,7 +35,7 @@ TAKEN = {"loss", "kd", "ce", "lr", "seconds", "train_accuracy", "teacher_accurac
 
 
 @dataclass(frozen=True)
-class Settings:
+class _Settings:
     """The arguments that `fit` and `distill` share; see :func:`fit` for what each one means."""
 
     epochs: int
@@ -82,8 +82,8 @@ class Term:
         teacher: which teacher, where there are several.
 
     Attributes:
-        trained: the projector that the latest run trained, or None. To keep it with its student, save both
-            at once: `safetensors.torch.save_model(nn.ModuleDict({"student": student, "hint": term.trained}), path)`.
+        trained: the projector that the latest run trained, or None. To keep it with its student, put both into
+            one `nn.ModuleDict` and save that.
 
     Raises:
         ValueError: for an argument that does not fit.
@@ -186,7 +186,7 @@ def fit(
         logits = losses.at_least_float32(seen["logits"])
         return {"ce": F.cross_entropy(logits, batch.targets, label_smoothing=label_smoothing)}
 
-    settings = Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress, mix)
+    settings = _Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress, mix)
     _check_model_and_data("model", model, train, settings)
     return _run("fit", model, train, terms, {"ce": 1.0}, settings, validation)
 
@@ -259,7 +259,7 @@ def distill(
     losses.check_weights(kd_weight=kd_weight, ce_weight=ce_weight, **{term.name: term.weight for term in terms})
     if teacher_average not in ("probabilities", "logits"):
         raise ValueError(f'teacher_average must be "probabilities" or "logits", got {teacher_average!r:.60}.')
-    settings = Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress, mix)
+    settings = _Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress, mix)
     _check_model_and_data("student", student, train, settings)
     sources = []
     for i, each in enumerate(teachers):
@@ -339,7 +339,7 @@ def mutual(
     """
     losses.check_temperature(temperature)
     losses.check_weights(kd_weight=kd_weight, ce_weight=ce_weight)
-    settings = Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress)
+    settings = _Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress)
     if not isinstance(students, list | tuple) or len(students) < 2:
         raise ValueError("students must be a list of at least two networks.")
     for student in students:
@@ -428,7 +428,7 @@ def _run(
     train: ImageSet | Batches,
     objective: Objective,
     weights: dict[str, float],
-    settings: Settings,
+    settings: _Settings,
     validation: ImageSet | None,
     sources: Sequence[_Source] = (),
     student_layers: Sequence[str] = (),
@@ -475,7 +475,7 @@ def _listen(
     stack: contextlib.ExitStack,
     source: _Source,
     train: ImageSet | Batches,
-    settings: Settings,
+    settings: _Settings,
     device: torch.device,
 ) -> Outputs | Callable[[Tensor], Outputs]:
     """The teacher's stored outputs (V, N, ...), or a function that asks it about a batch of inputs."""
@@ -506,7 +506,7 @@ class _Loop:
         objective: Objective,
         weights: dict[str, float],
         projectors: nn.ModuleList | None,
-        settings: Settings,
+        settings: _Settings,
     ) -> None:
         self.model, self.seen, self.asked, self.projectors = model, seen, asked, projectors
         self.objective, self.weights, self.settings = objective, weights, settings
@@ -571,7 +571,7 @@ def _one_cycle(done: float) -> float:
     return max(0.0, min((done + 1e-3) / WARM_UP, (1 - done) / (1 - WARM_UP)))
 
 
-def _optimizer(models: Iterable[nn.Module], settings: Settings) -> torch.optim.Optimizer:
+def _optimizer(models: Iterable[nn.Module], settings: _Settings) -> torch.optim.Optimizer:
     """Weight decay acts on matrices and kernels only, not on biases and normalisation."""
     trained = [p for model in models for p in model.parameters() if p.requires_grad]
     groups = [
@@ -583,7 +583,7 @@ def _optimizer(models: Iterable[nn.Module], settings: Settings) -> torch.optim.O
     return torch.optim.SGD(groups, lr=PEAK_LR["sgd"], momentum=MOMENTUM, nesterov=True)
 
 
-def _check_model_and_data(name: str, model: nn.Module, train: ImageSet | Batches, settings: Settings) -> None:
+def _check_model_and_data(name: str, model: nn.Module, train: ImageSet | Batches, settings: _Settings) -> None:
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} must be a torch.nn.Module, got {type(model).__name__}.")
     if not any(p.requires_grad for p in model.parameters()):
@@ -613,7 +613,7 @@ def _check_terms(terms: Sequence[Term], teachers: int, mix: Mix | None) -> None:
 
 
 def _checked_teacher(
-    teacher: Teacher, student: nn.Module, train: ImageSet | Batches, settings: Settings, wanted: Sequence[str]
+    teacher: Teacher, student: nn.Module, train: ImageSet | Batches, settings: _Settings, wanted: Sequence[str]
 ) -> nn.Module | Outputs:
     """A teacher that fits: a network, or stored outputs by name."""
     if isinstance(teacher, nn.Module):

@@ -239,7 +239,7 @@ def test_mixing_follows_the_seed(mix: Any, verb: str) -> None:
 
 
 def test_the_labels_are_mixed_by_the_share_of_the_images() -> None:
-    from kdutils.batches import ImageBatches
+    from kdutils._batches import ImageBatches
 
     data = random_set(8, size=4)
     for batch in ImageBatches(data, 8, False, "mixup", 0, torch.device("cpu")):

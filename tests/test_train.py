@@ -16,7 +16,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, TensorDataset
 
 import kdutils as kd
-from kdutils import batches, losses, train
+from kdutils import _batches as batches
+from kdutils import losses, train
 from kdutils.data import ImageSet
 from tests.common import (
     fashion,
@@ -29,6 +30,9 @@ from tests.common import (
     shuffling_loader,
     weights,
 )
+
+# Teachers of random weights are the rule here; that they are told apart is tested in test_terms.
+pytestmark = pytest.mark.filterwarnings("ignore:the teacher is right on")
 
 SETS = {
     "ImageSet": lambda workers=0: random_set(),

@@ -11,6 +11,8 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
+_NO_GRADIENT = "The value is right, but no gradient reaches the student: don't detach, and stay with tensors."
+
 
 def _maps(features: Tensor, size: tuple[int, int]) -> Tensor:
     return F.normalize(F.adaptive_avg_pool2d(features.square().sum(1), size).flatten(1), dim=1)
@@ -21,7 +23,7 @@ def exercise_1(answer: Callable[..., Any]) -> str | None:
     generator = torch.Generator().manual_seed(0)
     s = torch.randn(5, 6, 8, 12, generator=generator, dtype=torch.float64)
     t = torch.randn(5, 9, 4, 6, generator=generator, dtype=torch.float64)
-    got = answer(s.clone(), t.clone())
+    got = answer(s.clone().requires_grad_(), t.clone())
     if not isinstance(got, Tensor) or got.dim() != 0:
         return "Return one number as a tensor: the mean over images and places."
 
@@ -58,7 +60,7 @@ def exercise_1(answer: Callable[..., Any]) -> str | None:
         .mean(),
     }
     if torch.isclose(got.double(), right, rtol=1e-5):
-        return None
+        return None if got.requires_grad else _NO_GRADIENT
     for hint, value in hints.items():
         if torch.isclose(got.double(), value, rtol=1e-5):
             return hint
@@ -71,7 +73,7 @@ def exercise_2(answer: Callable[..., Any]) -> str | None:
     x = torch.randn(30, 7, generator=generator, dtype=torch.float64) + torch.arange(7)
     y = x @ torch.randn(7, 11, generator=generator, dtype=torch.float64) + 2
     y = y + 6 * torch.randn(30, 11, generator=generator, dtype=torch.float64)
-    got = answer(x.clone(), y.clone())
+    got = answer(x.clone().requires_grad_(), y.clone())
     if not isinstance(got, Tensor) or got.dim() != 0:
         return "Return one number as a tensor."
 
@@ -84,7 +86,7 @@ def exercise_2(answer: Callable[..., Any]) -> str | None:
     a, b = x - x.mean(0), y - y.mean(0)
     right = alike(a, b)
     if torch.isclose(got.double(), right, rtol=1e-5):
-        return None
+        return None if got.requires_grad else _NO_GRADIENT
     hints = {
         "Nothing is centred: subtract from each feature its mean over the images.": alike(x, y),
         "Centre over the images (dim 0), not over the features of each image.": alike(

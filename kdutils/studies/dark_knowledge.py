@@ -10,9 +10,10 @@ images; the teacher's logits are computed once. Measured after the last step.
   labels of the same images. Measured as it is, and with a constant added to the logit of the class that
   was left out. The constant is the one with the best accuracy on the 5,000 *validation* images, for both
   arms alike.
-- *same entropy*: "hard", "soft", "permuted" (the soft label of another image of the same class), and
-  "smoothed": the label, smoothed image by image until it is exactly as uncertain as the teacher's soft
-  label of that image.
+- *same entropy*: "hard", "soft", "smoothed" (the label, smoothed image by image until it is exactly as
+  uncertain as the teacher's soft label of that image), "class mean" (the mean soft label of the class:
+  what is known of the class alone) and "permuted" (the soft label of another image of the class: the same
+  knowledge of the class, and the wrong knowledge of the image).
 
 Settings are those that `kdutils.studies.students` chose on validation images, the temperature 4. A seed
 stands for the draw of the training images, the start and the order, the same in every arm. Writes
@@ -43,7 +44,7 @@ STEPS, BATCH, IMAGES = 400, 128, 10_000
 TEMPERATURE, LEARNING_RATE = 4.0, 0.2
 LEFT_OUT_SEEDS, ENTROPY_SEEDS = range(4), range(8)
 LEFT_OUT_ARMS = ("hard", "soft")
-ENTROPY_ARMS = ("hard", "smoothed", "permuted", "soft")
+ENTROPY_ARMS = ("hard", "smoothed", "class mean", "permuted", "soft")
 BIASES = torch.arange(-80, 241) / 8  # -10 to 30 in steps of an eighth; what is added to one logit
 
 
@@ -81,6 +82,13 @@ def smoothed_logits(soft: Tensor, labels: Tensor, temperature: float = TEMPERATU
     return (temperature * smooth_to_entropy(labels, entropy, soft.shape[-1]).log()).float()
 
 
+def class_mean_logits(soft: Tensor, labels: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """Stored logits (V, N, K) whose softmax(·/T) is the mean of softmax(soft/T) over the image's class."""
+    p = (soft.double() / temperature).softmax(-1)
+    means = torch.stack([p[:, labels == label].mean((0, 1)) for label in range(soft.shape[-1])])
+    return (temperature * means.log())[labels].float().expand_as(soft)
+
+
 def student(lab: Lab, arm: str, seed: int, left_out: int | None = None) -> nn.Module:
     """Train one student of one arm; `left_out` is the class that its transfer set lacks."""
     train, soft = transfer_set(lab, seed, left_out)
@@ -93,6 +101,8 @@ def student(lab: Lab, arm: str, seed: int, left_out: int | None = None) -> nn.Mo
         return model
     if arm == "permuted":
         soft = soft[:, shuffle_within_classes(train.labels, seed)]
+    elif arm == "class mean":
+        soft = class_mean_logits(soft, train.labels)
     elif arm == "smoothed":
         soft = smoothed_logits(soft, train.labels)
     kd.distill(model, soft, train, batch_size=BATCH, temperature=TEMPERATURE, kd_weight=1, ce_weight=0, **shared)

@@ -76,12 +76,14 @@ WRONG = {
         (_length_first, "after pooling"),
         (_no_length, "how strong"),
         (_absolute, "p = 1"),
+        (lambda s, t: exercise_1(s, t).detach(), "no gradient"),
     ],
     2: [
         (_not_centred, "Nothing is centred"),
         (lambda x, y: _not_centred(x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)), "dim 0"),
         (lambda x, y: exercise_2(x, y).sqrt(), "square root"),
         (lambda x, y: 1 - exercise_2(x, y), "likeness"),
+        (lambda x, y: exercise_2(x, y).detach(), "no gradient"),
     ],
     3: [
         (lambda d: stats.ttest_1samp(d, 0, axis=1).pvalue, "luck"),

@@ -55,6 +55,12 @@ def _zero_when_equal(soft):
     return bool(soft(z, z, 2.0).abs() > 1e-4)
 
 
+def _takes_a_gradient(soft):
+    s, t = torch.randn(2, 8, 10, generator=torch.Generator().manual_seed(0))
+    soft(s.requires_grad_(), t, 2.0).backward()
+    return not bool(s.grad.isfinite().all())
+
+
 WRONG = {
     1: [
         (lambda value, classes, temperature: value * classes, "where is T²"),
@@ -74,6 +80,7 @@ WRONG = {
         (lambda soft: True, "false alarm"),
         (lambda soft: False, "nobody predicts"),
         (_zero_when_equal, "nobody predicts"),
+        (_takes_a_gradient, "passes none"),
         (_compare(), "T = 1 only"),
         (_compare(temperatures=(1.0, 4.0)), "very confident"),
         (_compare(rtol=1e-9), "false alarm"),

@@ -10,9 +10,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from kdutils.data import ImageSet
+from kdutils.data import ImageSet, flip_and_shift
 from kdutils.layers import Outputs
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -88,25 +87,6 @@ def _mixer(mix: Mix, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, T
     from torchvision.transforms import v2  # slow to import, and rarely wanted
 
     return {"mixup": v2.MixUp, "cutmix": v2.CutMix}[mix](num_classes=classes)
-
-
-def flip_and_shift(images: Tensor, flip: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Mirror the images where `flip` (N,) is true and, with a generator, shift each at random.
-
-    The shift is at most an eighth of the height and width in each direction; what comes in from
-    outside is 0, which is black. One gather does both, for the whole batch (N, C, H, W).
-    """
-    n, _, height, width = images.shape
-    far = [height // 8, width // 8] if generator is not None else [0, 0]
-    padded = F.pad(images, (far[1], far[1], far[0], far[0])).permute(0, 2, 3, 1)
-    starts = [torch.zeros(n, 1, dtype=torch.long)] * 2
-    if generator is not None:
-        starts = [torch.randint(2 * most + 1, (n, 1), generator=generator) for most in far]
-    rows = (starts[0] + torch.arange(height)).to(images.device)
-    columns = (starts[1] + torch.arange(width)).to(images.device)
-    columns = torch.where(flip[:, None], columns.flip(1), columns)
-    image = torch.arange(n, device=images.device)[:, None, None]
-    return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 class LoaderBatches:
