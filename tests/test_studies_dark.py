@@ -137,7 +137,7 @@ def test_both_studies_go_on_where_they_stopped(
     for run in done:
         dark_knowledge.do(lab, run, tmp_path)
     before = rows(tmp_path, LEFT_OUT), rows(tmp_path, ENTROPY)
-    assert (len(before[0]), len(before[1])) == (2, 5)
+    assert (len(before[0]), len(before[1])) == (2, 1 + len(dark_knowledge.ENTROPY_ARMS))
 
     def never(*args: Any) -> None:
         raise AssertionError("a recorded run was repeated")
@@ -247,3 +247,14 @@ def test_nothing_of_peoples_labels_is_in_the_record_but_summaries() -> None:
     assert lines[0] == "measure,source,value,low,high,n" and len(lines) < 60
     facts = json.loads((FOLDER / "human_labels.json").read_text())
     assert facts["settings"]["seeds"] == [0] and facts["settings"]["fitted_temperature"] > 1
+
+
+def test_the_class_mean_says_of_every_image_what_its_class_says_on_average() -> None:
+    generator = torch.Generator().manual_seed(0)
+    soft, labels = 8 * torch.randn(2, 30, 10, generator=generator), torch.arange(30) % 10
+    p = (dark_knowledge.class_mean_logits(soft, labels, 4.0) / 4).softmax(-1)
+    whole = (soft / 4).softmax(-1)
+    for i, label in enumerate(labels):
+        wanted = torch.stack([whole[v, j] for v in range(2) for j in range(30) if labels[j] == label]).mean(0)
+        torch.testing.assert_close(p[0, i], wanted)
+        torch.testing.assert_close(p[1, i], wanted)
