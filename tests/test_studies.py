@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from kdutils.studies import _record, teacher
+from kdutils.studies import _jobs, _record, teacher
 from kdutils.studies._record import Record
 from tests.common import fashion
 
@@ -22,6 +22,28 @@ RECORDED = sorted(_record.FOLDER.glob("*.csv"))
 
 def record(tmp_path: Path) -> Record:
     return Record("study", keys=("arm", "seed"), folder=tmp_path)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_every_run_is_made_once_whatever_the_number_of_jobs(jobs: int, tmp_path: Path) -> None:
+    runs = record(tmp_path)
+    _jobs.spread(lambda seed: runs.add(arm="a", seed=seed, value=seed / 3), range(7), jobs)
+    assert sorted(int(row["seed"]) for row in runs.rows()) == [*range(7)]
+
+
+def test_a_run_that_fails_stops_the_study(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        _jobs.spread(lambda seed: 1 / seed, [1, 0], 1)
+
+
+def test_a_finished_study_is_sorted_and_names_its_seeds(tmp_path: Path) -> None:
+    runs = record(tmp_path)
+    for seed in (2, 0):
+        for arm in ("b", "a"):
+            runs.add(arm=arm, seed=seed, accuracy=0.5)
+    runs.finish(("arm", "seed"), steps=3)
+    assert [(row["arm"], row["seed"]) for row in runs.rows()] == [("a", "0"), ("a", "2"), ("b", "0"), ("b", "2")]
+    assert json.loads(runs.path.with_suffix(".json").read_text())["settings"] == {"steps": 3, "seeds": [0, 2]}
 
 
 def test_a_name_may_hold_a_comma_and_a_quote(tmp_path: Path) -> None:

@@ -80,6 +80,11 @@ class Record:
             writer.writerows(rows)
         temporary.replace(self.path)
 
+    def finish(self, columns: tuple[str, ...], **settings: Any) -> None:
+        """A study is complete: sort it, and write where it comes from, with the seeds that it holds."""
+        self.sort(columns)
+        self.provenance(**settings, seeds=sorted({int(row["seed"]) for row in self.rows()}))
+
     def provenance(self, **settings: Any) -> None:
         """Write the JSON file: command, commit, date, machine, versions and the study's settings."""
         facts = {

@@ -19,21 +19,18 @@ Writes `recorded/beyond_logits_choice.csv` and `recorded/beyond_logits.csv`.
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import time
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
 import kdutils as kd
 from kdutils import losses
 from kdutils.metrics import compare_logits, evaluate_logits, logits_and_labels
-from kdutils.studies import students
+from kdutils.studies import _jobs, students
 from kdutils.studies._record import FOLDER, Record
 
 STEPS, CHOICE_STEPS, BATCH, IMAGES = 632, 316, 128, 10_000
@@ -168,31 +165,16 @@ def contest(lab: Lab, seed: int) -> None:
         )  # fmt: skip
 
 
-_LAB: list[Lab] = []  # what forked workers inherit
-
-
-def _do(part_and_seed: tuple[str, int]) -> None:
-    part, seed = part_and_seed
-    {"choice": choice, "contest": contest}[part](_LAB[0], seed)
-
-
 def main() -> None:
     """Run what is not recorded yet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    jobs = parser.parse_args().jobs
-    torch.set_num_threads(1)  # so that results do not depend on the number of jobs
-    _LAB.append(Lab())
-    for part, seeds in (("choice", CHOICE_SEEDS), ("contest", SEEDS)):
-        with multiprocessing.get_context("fork").Pool(jobs) as pool:
-            pool.map(_do, [(part, seed) for seed in seeds], chunksize=1)
+    jobs, lab = _jobs.jobs(__doc__), Lab()
+    for part, seeds in ((choice, CHOICE_SEEDS), (contest, SEEDS)):
+        _jobs.spread(partial(part, lab), seeds, jobs)
     facts = {"student": "tiny_cnn()", "teacher": kd.zoo.card("fashion_mnist/resnet14")["sha256"], "images": IMAGES}
     settings = {"steps": STEPS, "choice_steps": CHOICE_STEPS, "batch": BATCH, "primary": list(PRIMARY)}
     for name, key in (("beyond_logits_choice", "weight"), ("beyond_logits", "method")):
-        record = Record(name, keys=())
-        record.sort(("family", "method", key, "seed"))
-        found = sorted({int(row["seed"]) for row in record.rows()})
-        record.provenance(**facts, **settings, seeds=found, chosen=students.settings())
+        columns = ("family", "method", key, "seed")
+        Record(name, keys=()).finish(columns, **facts, **settings, chosen=students.settings())
 
 
 if __name__ == "__main__":

@@ -22,10 +22,9 @@ stands for the draw of the training images, the start and the order, the same in
 
 from __future__ import annotations
 
-import argparse
 import math
-import multiprocessing
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from torch.nn import functional as F
 import kdutils as kd
 from kdutils.data import ImageSet
 from kdutils.metrics import compare_logits, evaluate_logits, fit_temperature, logits_and_labels
+from kdutils.studies import _jobs
 from kdutils.studies._record import FOLDER, Record
 from kdutils.studies.students import Lab, shuffle_within_classes
 
@@ -199,24 +199,12 @@ def do(lab: Lab, run: Run, folder: Path = FOLDER) -> None:
         record.add(**settings, **measure(lab, **settings))
 
 
-def _do(run: Run) -> None:
-    do(_LAB[0], run)
-
-
-_LAB: list[Lab] = []  # what forked workers inherit
-
-
 def main() -> None:
     """Run what is not recorded yet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    jobs = parser.parse_args().jobs
-    torch.set_num_threads(1)  # so that results do not depend on the number of jobs
+    jobs = _jobs.jobs(__doc__)
     waiting = [(name, run) for name, run in runs() if not Record(name, STUDIES[name][1]).has(**run)]
     if waiting:
-        _LAB.append(Lab())
-        with multiprocessing.get_context("fork").Pool(jobs) as pool:
-            pool.map(_do, waiting, chunksize=1)
+        _jobs.spread(partial(do, Lab()), waiting, jobs)
     facts = {
         "student": "tiny_cnn()",
         "teacher": kd.zoo.card("fashion_mnist/resnet14")["sha256"],
@@ -226,10 +214,8 @@ def main() -> None:
         "temperature": TEMPERATURE,
         "lr": LEARNING_RATE,
     }
-    for (name, (_, keys)), seeds in zip(STUDIES.items(), (LEFT_OUT_SEEDS, ENTROPY_SEEDS), strict=True):
-        record = Record(name, keys)
-        record.sort(keys)
-        record.provenance(**facts, seeds=list(seeds))
+    for name, (_, keys) in STUDIES.items():
+        Record(name, keys).finish(keys, **facts)
 
 
 if __name__ == "__main__":

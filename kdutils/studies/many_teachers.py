@@ -20,11 +20,9 @@ Writes `recorded/many_teachers_choice.csv`, `many_teachers.csv` and `many_teache
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -37,7 +35,7 @@ from torch import Tensor, nn
 import kdutils as kd
 from kdutils._base import cache_folder
 from kdutils.metrics import compare_logits, evaluate_logits, logits_and_labels
-from kdutils.studies import students
+from kdutils.studies import _jobs, students
 from kdutils.studies._record import FOLDER, Record
 
 STEPS, CHOICE_STEPS, START_STEPS, BATCH, IMAGES = 632, 316, 158, 128, 10_000
@@ -254,44 +252,28 @@ def start(lab: Lab, name: str, seed: int) -> None:
     record.add(start=name, seed=seed, **kd.evaluate(model, lab.test), accuracy_before=before)
 
 
-def parts() -> Iterator[list[tuple[str, str, int]]]:
-    """Lists of runs (part, name, seed): the runs of one list are independent of each other."""
-    yield [("arms", name, seed) for seed in SEEDS for name in ARMS if not ARMS[name].teachers]
+def parts() -> Iterator[list[tuple[Callable[[Lab, str, int], None], str, int]]]:
+    """Lists of runs (function, name, seed): the runs of one list are independent of each other."""
+    yield [(measure, name, seed) for seed in SEEDS for name in ARMS if not ARMS[name].teachers]
     own = [name for name, arm in ARMS.items() if arm.teachers and not arm.choice]
-    yield [("choice", name, seed) for seed in CHOICE_SEEDS for name in own]
-    yield [("arms", name, seed) for seed in SEEDS for name in own]
+    yield [(choice, name, seed) for seed in CHOICE_SEEDS for name in own]
+    yield [(measure, name, seed) for seed in SEEDS for name in own]
     for name in ARMS:  # each learns from one that comes before it
         if ARMS[name].choice:
-            yield [("arms", name, seed) for seed in SEEDS]
-    yield [("start", name, seed) for seed in SEEDS for name in STARTS]
-
-
-_LAB: list[Lab] = []  # what forked workers inherit
-
-
-def _do(run: tuple[str, str, int]) -> None:
-    part, name, seed = run
-    {"choice": choice, "arms": measure, "start": start}[part](_LAB[0], name, seed)
+            yield [(measure, name, seed) for seed in SEEDS]
+    yield [(start, name, seed) for seed in SEEDS for name in STARTS]
 
 
 def main() -> None:
     """Run what is not recorded yet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    jobs = parser.parse_args().jobs
-    torch.set_num_threads(1)  # so that results do not depend on the number of jobs
-    _LAB.append(Lab())
+    jobs, lab = _jobs.jobs(__doc__), Lab()
     for runs in parts():
-        with multiprocessing.get_context("fork").Pool(jobs) as pool:
-            pool.map(_do, runs, chunksize=1)
+        _jobs.spread(lambda run: run[0](lab, *run[1:]), runs, jobs)
     facts = {"teacher": kd.zoo.card("fashion_mnist/resnet14")["sha256"], "images": IMAGES, "batch": BATCH}
     steps = {"steps": STEPS, "choice_steps": CHOICE_STEPS, "start_steps": START_STEPS, "primary": list(PRIMARY)}
     orders = {"many_teachers_choice": ("arm", "kd_weight", "seed"), "many_teachers": ("arm", "seed")}
     for name, columns in (orders | {"many_teachers_start": ("start", "seed")}).items():
-        record = Record(name, keys=())
-        record.sort(columns)
-        seeds = sorted({int(row["seed"]) for row in record.rows()})
-        record.provenance(**facts, **steps, seeds=seeds, chosen=students.settings())
+        Record(name, keys=()).finish(columns, **facts, **steps, chosen=students.settings())
 
 
 if __name__ == "__main__":

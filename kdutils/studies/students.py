@@ -19,8 +19,6 @@ students that the package ships.
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -34,6 +32,7 @@ import kdutils as kd
 from kdutils.metrics import compare_logits, evaluate_logits, logits_and_labels
 from kdutils.selection import choose as best
 from kdutils.selection import split
+from kdutils.studies import _jobs
 from kdutils.studies._record import FOLDER, Record
 
 STEPS, BATCH, IMAGES = 1_600, 128, 10_000
@@ -165,31 +164,14 @@ def tasks(part: str) -> list[Callable[[Lab], None]]:
     return [partial(measure, arm=a, images=n, seed=seed) for seed in SEEDS for n in sizes for a in arms]
 
 
-def _do(number_of_part: tuple[str, int]) -> None:
-    part, number = number_of_part
-    tasks(part)[number](_LAB[0])
-
-
-_LAB: list[Lab] = []  # what forked workers inherit
-
-
 def main() -> None:
     """Run what is not recorded yet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    jobs = parser.parse_args().jobs
-    torch.set_num_threads(1)  # so that results do not depend on the number of jobs
-    _LAB.append(Lab())
+    jobs, lab = _jobs.jobs(__doc__), Lab()
     for part in ("lr", "smoothing", "grid", "arms", "sizes"):
-        numbered = [(part, number) for number in range(len(tasks(part)))]
-        with multiprocessing.get_context("fork").Pool(jobs) as pool:
-            pool.map(_do, numbered, chunksize=1)
+        _jobs.spread(lambda task: task(lab), tasks(part), jobs)
     facts = {"student": "tiny_cnn()", "teacher": kd.zoo.card("fashion_mnist/resnet14")["sha256"], "steps": STEPS}
     for name, columns in ORDER.items():
-        record = Record(name, keys=())
-        record.sort(columns)
-        seeds = sorted({int(row["seed"]) for row in record.rows()})
-        record.provenance(**facts, batch=BATCH, seeds=seeds, chosen=settings())
+        Record(name, keys=()).finish(columns, **facts, batch=BATCH, chosen=settings())
 
 
 if __name__ == "__main__":

@@ -60,10 +60,8 @@ def main() -> None:
                 data=f"Fashion-MNIST, {len(train)} training images, {EPOCHS} epochs",
                 test_accuracy=final["accuracy"],
             )
-    for record in (runs, curves):
-        record.sort(record.keys)
-    seeds = [int(row["seed"]) for row in runs.rows()]
-    runs.provenance(model=f"resnet({DEPTH})", epochs=EPOCHS, train=len(train), validation=HELD_OUT, seeds=seeds)
+    curves.sort(curves.keys)
+    runs.finish(runs.keys, model=f"resnet({DEPTH})", epochs=EPOCHS, train=len(train), validation=HELD_OUT)
 
 
 if __name__ == "__main__":
