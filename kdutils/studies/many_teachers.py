@@ -6,7 +6,7 @@ One draw of 10,000 training images, the same for every network; the only one tha
 ResNet-14 (55,000). Every network is a `tiny_cnn` of some width, trained for the same number of steps on
 flipped images and measured after the last one. Three parts:
 
-- *choice* (validation accuracy only, half the steps): kd_weight of each arm that has a teacher, with
+- *choice* (validation accuracy only, two more seeds): kd_weight of each arm that has a teacher, with
   ce_weight = 1 − kd_weight. Temperature and learning rate are those of `kdutils.studies.students`.
 - *arms*: see `ARMS`; the teachers of seed s are networks of seed s, and an ensemble takes four of the
   eight seeds. The primary comparison, declared before the runs: four teachers (averaging
@@ -38,9 +38,9 @@ from kdutils.metrics import compare_logits, evaluate_logits, logits_and_labels
 from kdutils.studies import _jobs, students
 from kdutils.studies._record import FOLDER, Record
 
-STEPS, CHOICE_STEPS, START_STEPS, BATCH, IMAGES = 632, 316, 158, 128, 10_000
+STEPS, START_STEPS, BATCH, IMAGES = 948, 158, 128, 10_000
 SEEDS, CHOICE_SEEDS = range(8), range(100, 102)
-KD_WEIGHTS = (0.5, 0.9, 1.0)
+KD_WEIGHTS = (0.1, 0.3, 0.5, 0.9)
 PRIMARY = ("four, probabilities", "one teacher")
 
 
@@ -116,7 +116,7 @@ class Lab:
         weight = chosen(name)
         path = self.folder / f"{name.replace(' ', '_')}-{weight:g}-{seed}.safetensors"
         if not path.exists():
-            self._keep(path, self.network(name, seed, weight, STEPS))
+            self._keep(path, self.network(name, seed, weight))
         return load_file(path)
 
     def _keep(self, path: Path, model: nn.Module) -> None:
@@ -141,13 +141,13 @@ class Lab:
             found.append(logits)
         return found
 
-    def network(self, name: str, seed: int, kd_weight: float, steps: int) -> nn.Module:
+    def network(self, name: str, seed: int, kd_weight: float) -> nn.Module:
         """Train one network of one arm."""
         arm = ARMS[name]
         with kd.seeded(seed):
             model = kd.models.tiny_cnn(arm.width)
         shared: dict[str, Any] = {"augment": "flip", "seed": seed, "lr": self.settings["lr"]}
-        shared["epochs"] = round(steps / np.ceil(IMAGES / BATCH))
+        shared["epochs"] = round(STEPS / np.ceil(IMAGES / BATCH))
         if name == "mutual":
             with kd.seeded(seed + 1000):
                 other = kd.models.tiny_cnn(arm.width)
@@ -186,7 +186,7 @@ def choice(lab: Lab, name: str, seed: int) -> None:
     for weight in KD_WEIGHTS:
         row: dict[str, Any] = {"arm": name, "kd_weight": weight, "seed": seed}
         if not record.has(**row):
-            model = lab.network(name, seed, weight, CHOICE_STEPS)
+            model = lab.network(name, seed, weight)
             found = evaluate_logits(*logits_and_labels(model, lab.validation))
             record.add(**row, val_accuracy=found["accuracy"], val_nll=found["nll"], n=found["n"])
 
@@ -270,7 +270,7 @@ def main() -> None:
     for runs in parts():
         _jobs.spread(lambda run: run[0](lab, *run[1:]), runs, jobs)
     facts = {"teacher": kd.zoo.card("fashion_mnist/resnet14")["sha256"], "images": IMAGES, "batch": BATCH}
-    steps = {"steps": STEPS, "choice_steps": CHOICE_STEPS, "start_steps": START_STEPS, "primary": list(PRIMARY)}
+    steps = {"steps": STEPS, "start_steps": START_STEPS, "primary": list(PRIMARY)}
     orders = {"many_teachers_choice": ("arm", "kd_weight", "seed"), "many_teachers": ("arm", "seed")}
     for name, columns in (orders | {"many_teachers_start": ("start", "seed")}).items():
         Record(name, keys=()).finish(columns, **facts, **steps, chosen=students.settings())
