@@ -116,26 +116,24 @@ def tiny_cnn(width: int = 8, in_channels: int = 1, classes: int = 10) -> nn.Sequ
 class AttentionBlock(nn.Module):
     """Self-attention and a two-layer network, each after a layer norm and with a shortcut.
 
-    `attention` holds the weights of the latest forward pass, detached: (N, heads, tokens, tokens).
+    The attention weights (N, heads, tokens, tokens) are what the layer `softmax` gives; so they are read, with
+    their gradient, as any layer is: `kd.layers.read(model, ["blocks.0.softmax"])`.
     """
-
-    attention: Tensor | None
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.norm1 = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
+        self.softmax = nn.Softmax(dim=-1)
         self.project = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
-        self.attention = None
 
     def forward(self, x: Tensor) -> Tensor:
         n, tokens, dim = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(n, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
-        self.attention = weights.detach()
+        weights = self.softmax(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5)
         x = x + self.project((weights @ v).transpose(1, 2).reshape(n, tokens, dim))
         return x + self.mlp(self.norm2(x))
 
@@ -159,17 +157,6 @@ class VisionTransformer(nn.Module):
         tokens = torch.cat([self.cls.expand(len(x), -1, -1), tokens], dim=1) + self.position
         return self.head(self.norm(self.blocks(tokens))[:, 0])
 
-    def attention_weights(self) -> Tensor:
-        """The attention of the latest forward pass: (depth, N, heads, tokens, tokens); rows sum to 1.
-
-        Raises:
-            RuntimeError: before the first forward pass.
-        """
-        kept = [block.attention for block in self.blocks if isinstance(block, AttentionBlock)]
-        if any(weights is None for weights in kept):
-            raise RuntimeError("attention_weights needs a forward pass first: call model(images).")
-        return torch.stack([weights for weights in kept if weights is not None])
-
 
 def vit(
     image_size: int = 28,
@@ -180,7 +167,7 @@ def vit(
     in_channels: int = 1,
     classes: int = 10,
 ) -> VisionTransformer:
-    """A small vision transformer that keeps its attention weights (Dosovitskiy et al. 2021, arXiv:2010.11929).
+    """A small vision transformer whose attention weights can be read (Dosovitskiy et al. 2021, arXiv:2010.11929).
 
     Args:
         image_size: height and width of the images, a multiple of `patch`.

@@ -45,7 +45,6 @@ class World:
     patch: pytest.MonkeyPatch
     teacher: Pixels = field(default_factory=lambda: pixels(2).train())
     student: Pixels = field(default_factory=lambda: pixels(1))
-    transformer: models.VisionTransformer = field(default_factory=lambda: models.vit(dim=8, depth=1, heads=1))
     set: ImageSet = field(default_factory=lambda: random_set(40))
 
     def distill(self, student: Any = None, teacher: Any = None, train: Any = None, **options: Any) -> Any:
@@ -470,8 +469,6 @@ TABLE: list[tuple[str, Callable[[World], Any], type[Exception], tuple[str, ...]]
     ("no classes", lambda w: models.tiny_cnn(classes=0), ValueError, ("classes", "0")),
     ("patches that do not fit", lambda w: models.vit(image_size=30), ValueError, ("image_size", "patch (4)", "30")),
     ("heads that do not fit", lambda w: models.vit(dim=50), ValueError, ("dim", "heads (4)", "50")),
-    ("attention before a pass", lambda w: w.transformer.attention_weights(), RuntimeError,
-     ("attention_weights", "forward")),
     ("unknown network", lambda w: zoo.load("fashion_mnist/resnet41"), ValueError,
      ("network 'fashion_mnist/resnet41'", "nearest is 'fashion_mnist/resnet14'")),
     ("unknown card", lambda w: zoo.card("resnet14"), ValueError, ("'resnet14'", "'fashion_mnist/resnet14'")),

@@ -131,19 +131,20 @@ def test_vit_attention_is_pytorchs_multi_head_attention() -> None:
     x = torch.randn(3, 5, 16, dtype=torch.float64)
     normed = block.norm1(x)
     mixed, attention = theirs(normed, normed, normed, average_attn_weights=False)
-    found = block(x)
-    torch.testing.assert_close(block.attention, attention.detach())
+    with kd.layers.read(block, ["softmax"]) as seen:
+        found = block(x)
+    torch.testing.assert_close(seen["softmax"], attention)
     torch.testing.assert_close(found, x + mixed + block.mlp(block.norm2(x + mixed)))
 
 
 def test_vit_shows_its_attention() -> None:
     model = models.vit(dim=16, depth=3, heads=2).eval()
-    model(torch.randn(5, 1, 28, 28))
-    shown = model.attention_weights()
-    assert shown.shape == (3, 5, 2, 50, 50)
-    assert not shown.requires_grad
-    torch.testing.assert_close(shown.sum(-1), torch.ones(3, 5, 2, 50))
-    assert shown.min() >= 0
+    layers = [f"blocks.{i}.softmax" for i in range(3)]
+    with kd.layers.read(model, layers) as seen:
+        model(torch.randn(5, 1, 28, 28))
+    for layer in layers:
+        assert seen[layer].shape == (5, 2, 50, 50)
+        torch.testing.assert_close(seen[layer].sum(-1), torch.ones(5, 2, 50))
 
 
 def test_vit_sees_patches_row_by_row() -> None:
