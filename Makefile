@@ -24,7 +24,7 @@ export UV_NO_PROGRESS := 1
 # Without cached bytecode every kernel needs half a minute to import PyTorch.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install book test test-slow notebook notebooks lab lint lock stamp clean
+.PHONY: help install book test test-slow notebook notebooks chapter links lab lint lock stamp clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,6 +56,12 @@ notebook: $(INSTALLED)  ## NB=05: re-execute one chapter and store its outputs
 
 notebooks: $(INSTALLED)  ## re-execute and store every chapter
 	@$(BIN)/python tools/execute.py all
+
+chapter: $(INSTALLED)  ## NB=18 TITLE="Distilling text": begin a new chapter
+	@$(BIN)/python tools/chapter.py "$(NB)" "$(TITLE)"
+
+links: $(INSTALLED)  ## ask every link of the book whether it still leads somewhere (needs the network)
+	@$(BIN)/jupyter-book build . --builder linkcheck
 
 lab: $(INSTALLED)  ## open the notebooks in JupyterLab
 	@KDUTILS_PROGRESS=1 $(BIN)/jupyter lab notebooks
