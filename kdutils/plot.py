@@ -33,6 +33,10 @@ MAP_COLORS = "RdBu_r"
 """Attribution maps: red speaks for the class, blue against it, white is zero."""
 
 
+HEAT_COLORS = "inferno"
+"""Heat laid over a picture, from dark (nothing) to bright (the map's largest value)."""
+
+
 def use_style() -> None:
     """Set the look of every figure of the book: size, resolution, grid, fonts. `kd.setup` calls it."""
     sns.set_theme(style="whitegrid", palette=list(COLORS.values()), font_scale=0.95)
@@ -135,6 +139,36 @@ def map_blocks(pictures: Tensor, found: Mapping[str, Mapping[str, Tensor]]) -> F
         axis.set_title(
             method.replace("_", " ").replace(" x ", " × ").replace("integrated ", "integrated\n"), fontsize=8
         )
+    return figure
+
+
+def overlays(pictures: Tensor, rows: Mapping[str, Tensor], titles: Sequence[str] | None = None) -> Figure:
+    """Images in the first row, then one row per entry of maps laid over them, as papers show them.
+
+    Args:
+        pictures: (N, C, H, W) in [0, 1]; they are shown in grey below the heat.
+        rows: name → maps (N, h, w) of any size, smoothed over the picture. Negative values count as zero. Each map
+            is divided by its own largest value: the brightest spot is equally bright in all, however small it is.
+        titles: N titles of the columns.
+    """
+    n, (height, width) = len(pictures), pictures.shape[2:]
+    figure, axes = plt.subplots(len(rows) + 1, n, figsize=(1.45 * n + 1.1, 1.45 * (len(rows) + 1)), squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+    for i, picture in enumerate(pictures):
+        _picture(axes[0, i], picture)
+        if titles is not None:
+            axes[0, i].set_title(titles[i], fontsize=8)
+        for axis, (name, found) in zip(axes[1:, i], rows.items(), strict=True):
+            _picture(axis, picture.mean(0, keepdim=True))
+            heat = np.asarray(found[i], dtype=float).clip(min=0)
+            heat = heat / (heat.max() if heat.max() > 0 else 1.0)
+            where = (-0.5, width - 0.5, height - 0.5, -0.5)
+            colors = plt.get_cmap(HEAT_COLORS, 32)
+            axis.imshow(heat, cmap=colors, vmin=0, vmax=1, alpha=0.6, extent=where, interpolation="bilinear")
+            if i == 0:
+                axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
     return figure
 
 

@@ -18,8 +18,9 @@ from kdutils import explain
 from kdutils.explain import attribute, map_agreement
 
 CHANNELS, SIZE, CLASSES, FEATURES = 2, 8, 3, 5
-GRADIENT_METHODS = ("saliency", "input_x_gradient", "integrated_gradients", "smoothgrad")
-DETERMINISTIC = ("saliency", "input_x_gradient", "integrated_gradients", "occlusion")
+ATTENTION_METHODS = ("attention_rollout", "attention_gradient")
+TABLE_METHODS = sorted(set(explain.METHODS) - {"grad_cam", "guided_grad_cam", "occlusion", *ATTENTION_METHODS})
+DETERMINISTIC = sorted(set(explain.METHODS) - {"smoothgrad", "gradient_shap", "lime", "kernel_shap"})
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -43,9 +44,19 @@ def network(activation: type[nn.Module] = nn.ReLU, seed: int = 0, dropout: float
     return model.eval()
 
 
-def table_network(seed: int = 0) -> nn.Sequential:
+def transformer(seed: int = 0) -> nn.Module:
     with kd.seeded(seed):
-        return nn.Sequential(nn.Linear(FEATURES, 8), nn.Tanh(), nn.Linear(8, CLASSES)).eval()
+        return kd.models.vit(SIZE, patch=2, dim=8, depth=2, heads=2, in_channels=CHANNELS, classes=CLASSES).eval()
+
+
+def suits(method: str, dropout: float = 0.0) -> nn.Module:
+    """A network that the method can explain."""
+    return transformer() if method in ATTENTION_METHODS else network(dropout=dropout)
+
+
+def table_network(seed: int = 0, activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
+    with kd.seeded(seed):
+        return nn.Sequential(nn.Linear(FEATURES, 8), activation(), nn.Linear(8, CLASSES)).eval()
 
 
 @pytest.fixture
@@ -102,10 +113,11 @@ def test_single_pixel_occlusion_of_a_linear_model_is_input_x_gradient(images: Te
     torch.testing.assert_close(found, (weights_of(model, targets) * images).sum(1), atol=2e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", sorted(explain.METHODS))
+@pytest.mark.parametrize("method", sorted(set(explain.METHODS) - {"attention_rollout"}))
 def test_a_constant_model_has_zero_maps(images: Tensor, targets: Tensor, method: str) -> None:
-    model = linear()
-    nn.init.zeros_(model[-1].weight)
+    """All but the rollout, which does not look at the logits."""
+    model = suits(method)
+    nn.init.zeros_((model.head if method in ATTENTION_METHODS else model[-1]).weight)
     assert not attribute(model, images, targets, method).any()
 
 
@@ -241,15 +253,15 @@ def test_smoothgrad_with_vanishing_noise_is_saliency(images: Tensor, targets: Te
 
 @pytest.mark.parametrize("method", sorted(explain.METHODS))
 def test_maps_are_float32_one_per_image_and_on_the_cpu(images: Tensor, targets: Tensor, method: str) -> None:
-    found = attribute(network(), images, targets, method)
+    found = attribute(suits(method), images, targets, method)
     assert found.shape == (len(images), SIZE, SIZE) and found.dtype == torch.float32
     assert found.device.type == "cpu" and not found.requires_grad and torch.isfinite(found).all()
 
 
-@pytest.mark.parametrize("method", GRADIENT_METHODS)
+@pytest.mark.parametrize("method", TABLE_METHODS)
 def test_tables_keep_their_shape(method: str) -> None:
     table, target = draw(9, FEATURES), torch.arange(9) % CLASSES
-    model = table_network()
+    model = table_network(activation=nn.ReLU if method == "guided_backprop" else nn.Tanh)
     found = attribute(model, table, target, method)
     assert found.shape == (9, FEATURES) and found.dtype == torch.float32
     if method == "saliency":
@@ -264,7 +276,7 @@ def test_tables_keep_their_shape(method: str) -> None:
 def test_maps_do_not_depend_on_the_chunks(
     images: Tensor, targets: Tensor, method: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, options = network(), {}
+    model, options = suits(method), {}
     if method in ("integrated_gradients", "occlusion"):
         options = {"baseline": "black"} | ({"steps": 6} if method == "integrated_gradients" else {})
     whole = attribute(model, images, targets, method, **options)
@@ -284,8 +296,8 @@ def test_more_inputs_than_a_chunk_and_not_a_multiple_of_it() -> None:
 
 
 def test_an_image_in_a_batch_gets_the_map_that_it_gets_alone(images: Tensor, targets: Tensor) -> None:
-    model = network()
     for method in DETERMINISTIC:
+        model = suits(method)
         batch = attribute(model, images, targets, method)
         alone = torch.cat([attribute(model, images[i : i + 1], targets[i : i + 1], method) for i in (0, 6)])
         torch.testing.assert_close(batch[[0, 6]], alone, atol=1e-5, rtol=1e-4)
@@ -326,7 +338,7 @@ def assert_same(a: dict[str, object], b: dict[str, object]) -> None:
 def test_the_model_and_the_inputs_are_left_as_found(
     images: Tensor, targets: Tensor, method: str, with_grads: bool
 ) -> None:
-    model, kept = network(dropout=0.5), images.clone()
+    model, kept = suits(method, dropout=0.5), images.clone()
     if with_grads:
         model(images).sum().backward()
     before = left_behind(model)
@@ -347,7 +359,7 @@ def test_it_works_without_gradients_around_it_and_on_frozen_models(images: Tenso
 
 def test_nothing_is_said_on_the_way(images: Tensor, targets: Tensor, recwarn: pytest.WarningsRecorder) -> None:
     for method in explain.METHODS:
-        attribute(network(), images, targets, method)
+        attribute(suits(method), images, targets, method)
     assert [str(w.message) for w in recwarn] == []
 
 

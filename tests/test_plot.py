@@ -70,6 +70,18 @@ def test_maps_share_one_colour_scale_with_zero_in_the_middle() -> None:
     assert not np.asarray(rows[4].images[0].get_array()).any()
 
 
+def test_overlays_lay_each_map_over_its_whole_picture_and_cut_off_what_is_negative() -> None:
+    heat = torch.randn(2, 7, 7)
+    rows = {"heat": heat, "larger": 100 * heat, "nothing": -heat.abs()}
+    figure = drawn(plot.overlays(torch.rand(2, 3, 28, 28), rows, ["a", "b"]))
+    assert len(figure.axes) == 4 * 2
+    laid = [axis.images[1] for axis in figure.axes[2:]]
+    assert all(image.get_extent() == (-0.5, 27.5, 27.5, -0.5) and image.get_clim() == (0, 1) for image in laid)
+    np.testing.assert_allclose(laid[0].get_array(), heat[0].clamp(min=0) / heat[0].max(), rtol=1e-5)
+    np.testing.assert_allclose(laid[0].get_array(), laid[2].get_array(), rtol=1e-5)
+    assert not np.asarray(laid[4].get_array()).any()
+
+
 def test_curves_take_the_colours_of_their_names() -> None:
     figure = drawn(plot.curves({"teacher": [1.0, 2.0], "other thing": [2.0, 1.0, 0.5]}, "loss"))
     first, second = figure.axes[0].lines

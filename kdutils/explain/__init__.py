@@ -15,16 +15,63 @@ import torch
 from torch import Tensor, nn
 
 from kdutils import _base
-from kdutils.explain._inputs import CHUNK, Baseline, baseline_for, check
+from kdutils.explain._inputs import CHUNK, Baseline, baseline_for, check, rows
+from kdutils.explain.activation import grad_cam, guided_grad_cam
 from kdutils.explain.agreement import MEASURES, Measure, map_agreement
-from kdutils.explain.gradients import input_x_gradient, integrated_gradients, saliency, smoothgrad
-from kdutils.explain.perturbation import occlusion
+from kdutils.explain.attention import attention_gradient, attention_rollout, attention_weights
+from kdutils.explain.faithfulness import (
+    area,
+    completeness,
+    deletion_curve,
+    infidelity,
+    insertion_curve,
+    max_sensitivity,
+    road,
+)
+from kdutils.explain.gradients import (
+    deep_lift,
+    gradient_shap,
+    guided_backprop,
+    input_x_gradient,
+    integrated_gradients,
+    saliency,
+    smoothgrad,
+)
+from kdutils.explain.obstacles import rescale_obstacles
+from kdutils.explain.perturbation import kernel_shap, lime, occlusion, segment_ids
+from kdutils.explain.references import cascade, centre_blob, edges, is_flat, mass_inside, pointing_game
 
 METHODS: dict[str, Callable[..., Tensor]] = {
     function.__name__: function
-    for function in (saliency, input_x_gradient, integrated_gradients, smoothgrad, occlusion)
+    for function in (
+        *(saliency, input_x_gradient, integrated_gradients, smoothgrad, gradient_shap, deep_lift, guided_backprop),
+        *(grad_cam, guided_grad_cam, occlusion, kernel_shap, lime, attention_rollout, attention_gradient),
+    )
 }
-__all__ = ["MEASURES", "METHODS", "Baseline", "Measure", "attribute", "map_agreement", *METHODS]
+__all__ = [
+    "MEASURES",
+    "METHODS",
+    "Baseline",
+    "Measure",
+    "area",
+    "attention_weights",
+    "attribute",
+    "cascade",
+    "centre_blob",
+    "completeness",
+    "deletion_curve",
+    "edges",
+    "infidelity",
+    "insertion_curve",
+    "is_flat",
+    "map_agreement",
+    "mass_inside",
+    "max_sensitivity",
+    "pointing_game",
+    "rescale_obstacles",
+    "road",
+    *METHODS,
+]
 
 
 def attribute(model: nn.Module, images: Tensor, targets: Tensor, method: str, seed: int = 0, **options: Any) -> Tensor:
@@ -64,12 +111,18 @@ def attribute(model: nn.Module, images: Tensor, targets: Tensor, method: str, se
     device = _base.model_device(model)
     if "baseline" in options:  # settled on all images, so that it is the same in every chunk
         options["baseline"] = baseline_for(images, options["baseline"]).to(device)
+    segments = options.get("segments")
+    if segments is not None:
+        ids = segment_ids(images, segments)
     maps = []
+    chunk = min(CHUNK, rows(images))
     with _base.seeded(seed):
-        for start in range(0, len(images), CHUNK):
-            inputs = images[start : start + CHUNK].detach().to(device).clone().requires_grad_()
-            chosen = targets[start : start + CHUNK].to(device)
-            maps.append(METHODS[method](model, inputs, chosen, **options).detach().float().cpu())
+        for start in range(0, len(images), chunk):
+            part = slice(start, start + chunk)
+            inputs = images[part].detach().to(device).clone().requires_grad_()
+            if segments is not None:
+                options["segments"] = ids[part] if len(ids) == len(images) else ids
+            maps.append(METHODS[method](model, inputs, targets[part].to(device), **options).detach().float().cpu())
     signed = torch.cat(maps)
     if not torch.isfinite(signed).all():
         raise ValueError("the maps hold NaN or infinity: the model's logits or their gradients are not finite.")
