@@ -1,8 +1,9 @@
 """Attribution maps behind one verb, and how far two maps agree.
 
-Most of the methods are Captum's (Kokhlikyan et al. 2020, arXiv:2009.07896); this package fixes their
-defaults, their seed and their output: one signed float32 map per image. A method takes and gives tensors
-of one shape on the model's device; :func:`attribute` checks, splits and seeds, and is what one calls.
+Some of the methods are Captum's (Kokhlikyan et al. 2020, arXiv:2009.07896), with their defaults, seed and
+output fixed: one signed float32 map per image. A method takes and gives tensors of one shape on the model's
+device, or (N, 1, H, W) where a pixel has one value for all its channels; :func:`attribute` checks, splits and
+seeds, and is what one calls.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ __all__ = [
     "pointing_game",
     "rescale_obstacles",
     "road",
+    "segment_ids",
     *METHODS,
 ]
 
