@@ -107,6 +107,12 @@ def model_device(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
+def in_notebook() -> bool:
+    """Whether a live notebook's kernel runs this."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
 def progress(total: int | None, label: str, show: bool = True) -> Bar:
     """A bar with the time left, in a terminal and in a live notebook.
 

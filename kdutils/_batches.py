@@ -63,9 +63,17 @@ class ImageBatches:
         self.generator = torch.Generator().manual_seed(seed)  # on the CPU: one order for all devices
         self.steps: int | None = math.ceil(len(data) / batch_size)
         self.stored = [{name: views.to(device) for name, views in outputs.items()} for outputs in stored]
+        self.order = self.generator.get_state()  # from which the latest epoch's order was drawn
+        self.go_on: tuple[Tensor, int] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
-        for index in torch.randperm(len(self.labels), generator=self.generator).split(self.batch_size):
+        self.order = self.generator.get_state()
+        chunks = torch.randperm(len(self.labels), generator=self.generator).split(self.batch_size)
+        if self.go_on is not None:
+            self.generator.set_state(self.go_on[0])
+            chunks = chunks[self.go_on[1] :]
+            self.go_on = None
+        for index in chunks:
             flip = torch.zeros(len(index), dtype=torch.bool)
             if self.augment:
                 flip = torch.rand(len(index), generator=self.generator) < 0.5
@@ -80,6 +88,15 @@ class ImageBatches:
             view = flip.long()
             teachers = [{name: views[view, index] for name, views in outputs.items()} for outputs in self.stored]
             yield Batch(inputs, labels, targets, teachers)
+
+    def state(self) -> dict[str, Tensor]:
+        """What the batches after this one are drawn from."""
+        return {"order": self.order, "now": self.generator.get_state()}
+
+    def restore(self, state: dict[str, Tensor], step: int) -> None:
+        """Go on after `step` batches of an epoch, from what :meth:`state` said then."""
+        self.generator.set_state(state["order"] if step else state["now"])
+        self.go_on = (state["now"], step) if step else None
 
 
 def _mixer(mix: Mix, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -107,6 +124,17 @@ class LoaderBatches:
             yield Batch(inputs, labels, labels)
             count += 1
         self.steps = count or None
+
+    def state(self) -> dict[str, Tensor]:
+        """The state of the data's own generator, if it has one."""
+        generator = getattr(self.data, "generator", None)
+        return {"own": generator.get_state()} if isinstance(generator, torch.Generator) else {}
+
+    def restore(self, state: dict[str, Tensor], step: int) -> None:
+        """Go on from what :meth:`state` said between two epochs."""
+        generator = getattr(self.data, "generator", None)
+        if isinstance(generator, torch.Generator) and "own" in state:
+            generator.set_state(state["own"])
 
 
 @contextlib.contextmanager

@@ -2,66 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdutils import _base, layers, losses
-from kdutils._batches import Augment, Batch, Batches, ImageBatches, LoaderBatches, Mix, length, rewound
+from kdutils._batches import Augment, Batch, Batches, Mix, length
+from kdutils._loop import Cohort, History, Optimizer, Settings, Source, check_shape, run
 from kdutils.data import ImageSet, flip_and_shift
 from kdutils.layers import Outputs, read
-from kdutils.metrics import evaluate, predict
+from kdutils.metrics import predict
 
 __all__ = ["Term", "distill", "fit", "flip_and_shift", "mutual", "teacher_logits", "teacher_outputs"]
 
-History = dict[str, list[float]]
-Optimizer = Literal["sgd", "adamw"]
 Average = Literal["probabilities", "logits"]
 Teacher = nn.Module | Tensor | Mapping[str, Tensor]
-Objective = Callable[[Outputs, Batch], dict[str, Tensor]]  # (student's outputs, batch) -> each term of the loss
 
-PEAK_LR = {"sgd": 0.1, "adamw": 0.002}
-WARM_UP = 0.2  # share of the steps over which the learning rate rises to its peak
-MOMENTUM = 0.9
 TAKEN = {"loss", "kd", "ce", "lr", "seconds", "train_accuracy", "teacher_accuracy", "val_accuracy", "val_nll"}
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """The arguments that `fit` and `distill` share; see :func:`fit` for what each one means."""
-
-    epochs: int
-    batch_size: int
-    augment: Augment
-    seed: int
-    optimizer: Optimizer
-    lr: float | None
-    weight_decay: float
-    device: torch.device | str | None
-    progress: bool
-    mix: Mix | None = None
-
-    def __post_init__(self) -> None:
-        _base.check_positive_int("epochs", self.epochs)
-        _base.check_positive_int("batch_size", self.batch_size)
-        _base.check_seed(self.seed)
-        if self.augment not in (True, False, "flip"):
-            raise ValueError(f'augment must be True, False or "flip", got {self.augment!r}.')
-        if self.optimizer not in PEAK_LR:
-            raise ValueError(_base.nearest("optimizer", self.optimizer, PEAK_LR))
-        if self.lr is not None:
-            _base.check_number("lr", self.lr, 0, above=True)
-        _base.check_number("weight_decay", self.weight_decay, 0)
-        if self.mix not in (None, "mixup", "cutmix"):
-            raise ValueError(f'mix must be None, "mixup" or "cutmix", got {self.mix!r}.')
 
 
 @dataclass
@@ -143,6 +105,10 @@ def fit(
     label_smoothing: float = 0.0,
     validation: ImageSet | None = None,
     device: torch.device | str | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 500,
+    resume: bool = False,
+    log_dir: str | Path | None = None,
     progress: bool = True,
 ) -> History:
     """Train `model` on labels alone, with cross-entropy.
@@ -167,16 +133,24 @@ def fit(
         label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016).
         validation: a set to evaluate on after each epoch; it has no influence on the training.
         device: where to train; a GPU if there is one. The model stays there.
+        checkpoint: a file (safetensors) that is written every `checkpoint_every` steps and at the end, always as a
+            whole; from an iterable that is no ImageSet, between epochs only.
+        checkpoint_every: that many steps.
+        resume: go on from `checkpoint` if it is there. With an ImageSet, on the same machine with the same
+            number of threads, the end is the same to the bit as without the interruption.
+        log_dir: a folder for TensorBoard, which gets each epoch's row of the history and the images per second.
         progress: show a bar with the time left.
 
     Returns:
         A history: per epoch "loss" and its terms (nats, mean over the images seen), "train_accuracy"
         (on the augmented images, while training), "lr", "seconds", and, with `validation`,
-        "val_accuracy" and "val_nll".
+        "val_accuracy" and "val_nll". A run that is interrupted in a notebook gives back the complete epochs.
 
     Raises:
-        ValueError: for any argument that does not fit, in one sentence that names it.
+        ValueError: for any argument that does not fit, in one sentence that names it; for a checkpoint that is
+            there though `resume` is False, is damaged, or belongs to another run.
         FloatingPointError: as soon as the loss is not finite, with the epoch and the step.
+        torch.cuda.OutOfMemoryError: with what to change.
     """
     _base.check_number("label_smoothing", label_smoothing, 0)
     if label_smoothing >= 1:
@@ -186,9 +160,13 @@ def fit(
         logits = losses.at_least_float32(seen["logits"])
         return {"ce": F.cross_entropy(logits, batch.targets, label_smoothing=label_smoothing)}
 
-    settings = _Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress, mix)
+    settings = Settings(
+        epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress, mix,
+        checkpoint, checkpoint_every, resume, log_dir,
+    )  # fmt: skip
     _check_model_and_data("model", model, train, settings)
-    return _run("fit", model, train, terms, {"ce": 1.0}, settings, validation)
+    facts = {"label_smoothing": label_smoothing}
+    return run("fit", model, train, terms, {"ce": 1.0}, settings, validation=validation, facts=facts)
 
 
 def distill(
@@ -211,6 +189,10 @@ def distill(
     weight_decay: float = 5e-4,
     validation: ImageSet | None = None,
     device: torch.device | str | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 500,
+    resume: bool = False,
+    log_dir: str | Path | None = None,
     progress: bool = True,
 ) -> History:
     """Train `student` on labels and on the teacher's soft labels, with :func:`~kdutils.losses.distillation_loss`.
@@ -259,12 +241,15 @@ def distill(
     losses.check_weights(kd_weight=kd_weight, ce_weight=ce_weight, **{term.name: term.weight for term in terms})
     if teacher_average not in ("probabilities", "logits"):
         raise ValueError(f'teacher_average must be "probabilities" or "logits", got {teacher_average!r:.60}.')
-    settings = _Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress, mix)
+    settings = Settings(
+        epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress, mix,
+        checkpoint, checkpoint_every, resume, log_dir,
+    )  # fmt: skip
     _check_model_and_data("student", student, train, settings)
     sources = []
     for i, each in enumerate(teachers):
         wanted = [t.teacher_layer for t in terms if t.teacher == i and t.teacher_layer]
-        sources.append(_Source(_checked_teacher(each, student, train, settings, wanted), wanted))
+        sources.append(Source(_checked_teacher(each, student, train, settings, wanted), wanted))
     for term in terms:
         if term.student_layer is not None:
             layers.check("student_layer", student, term.student_layer)
@@ -296,9 +281,13 @@ def distill(
 
     weights = {"kd": kd_weight, "ce": ce_weight, **{term.name: term.weight for term in terms}}
     student_layers = [term.student_layer for term in terms if term.student_layer]
-    return _run(
-        "distill", student, train, objective, weights, settings, validation, sources, student_layers, projectors
-    )
+    facts: dict[str, Any] = {"temperature": temperature, "teacher_average": teacher_average}
+    for term in terms:
+        facts[f"term {term.name}"] = [getattr(term.loss, "__qualname__", ""), term.student_layer, term.teacher_layer]
+    return run(
+        "distill", student, train, objective, weights, settings, validation=validation, sources=sources,
+        student_layers=student_layers, projectors=projectors, facts=facts,
+    )  # fmt: skip
 
 
 def mutual(
@@ -316,6 +305,10 @@ def mutual(
     lr: float | None = None,
     weight_decay: float = 5e-4,
     device: torch.device | str | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 500,
+    resume: bool = False,
+    log_dir: str | Path | None = None,
     progress: bool = True,
 ) -> History:
     """Train several students at once, each on the labels and on the others' soft labels: no teacher at all.
@@ -339,7 +332,10 @@ def mutual(
     """
     losses.check_temperature(temperature)
     losses.check_weights(kd_weight=kd_weight, ce_weight=ce_weight)
-    settings = _Settings(epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress)
+    settings = Settings(
+        epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress, None,
+        checkpoint, checkpoint_every, resume, log_dir,
+    )  # fmt: skip
     if not isinstance(students, list | tuple) or len(students) < 2:
         raise ValueError("students must be a list of at least two networks.")
     for student in students:
@@ -357,25 +353,8 @@ def mutual(
 
     # The mean over the students is logged, the sum is minimised: each is to step as if it were alone.
     weights = {"kd": kd_weight * len(students), "ce": ce_weight * len(students)}
-    return _run("mutual", _Cohort(students), train, objective, weights, settings, None)
-
-
-class _Cohort(nn.Module):
-    """Several networks as one: logits (M, N, K)."""
-
-    def __init__(self, members: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = [member(x) for member in self.members]
-        for other in logits[1:]:
-            if other.shape != logits[0].shape:
-                raise ValueError(
-                    "students must give logits of the same shape (N, K), "
-                    f"got {tuple(logits[0].shape)} and {tuple(other.shape)}."
-                )
-        return torch.stack(logits)
+    facts = {"temperature": temperature}
+    return run("mutual", Cohort(students), train, objective, weights, settings, facts=facts)
 
 
 def teacher_logits(teacher: nn.Module, train: ImageSet, augment: Literal[False, "flip"] = False) -> Tensor:
@@ -414,176 +393,7 @@ def teacher_outputs(
     return {name: torch.stack([torch.cat(chunks) for chunks in views]) for name, views in found.items()}
 
 
-@dataclass
-class _Source:
-    """A teacher, as a network or as stored outputs, and the layers that are wanted of it."""
-
-    teacher: nn.Module | Outputs
-    layers: Sequence[str]
-
-
-def _run(
-    verb: str,
-    model: nn.Module,
-    train: ImageSet | Batches,
-    objective: Objective,
-    weights: dict[str, float],
-    settings: _Settings,
-    validation: ImageSet | None,
-    sources: Sequence[_Source] = (),
-    student_layers: Sequence[str] = (),
-    projectors: nn.ModuleList | None = None,
-) -> History:
-    """The run behind `fit`, `distill` and `mutual`: minimise Σ weights[name] · objective[name].
-
-    `objective` may fill `projectors` in the first step; what is in it then is trained with the model.
-    """
-    device = torch.device(settings.device) if settings.device is not None else _base.device()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_base.seeded(settings.seed))
-        stack.enter_context(rewound(train))
-        model.to(device)
-        asked = [_listen(stack, source, train, settings, device) for source in sources]
-        seen = stack.enter_context(layers.read(model, student_layers))
-        bar = stack.enter_context(_base.progress(None, verb, settings.progress))
-        batches: ImageBatches | LoaderBatches
-        if isinstance(train, ImageSet):
-            stored = [{} if callable(each) else each for each in asked]
-            batches = ImageBatches(
-                train, settings.batch_size, settings.augment, settings.mix, settings.seed, device, stored
-            )
-        else:
-            batches = LoaderBatches(train, device)
-        loop = _Loop(model, seen, asked, objective, weights, projectors, settings)
-        history: History = {}
-        for epoch in range(settings.epochs):
-            start = time.perf_counter()
-            row = loop.epoch(epoch, batches, bar)
-            row["seconds"] = time.perf_counter() - start
-            if epoch == 0 and settings.mix is None and "teacher_accuracy" in row:
-                _warn_near_chance(row["teacher_accuracy"], loop.classes)
-            if validation is not None:
-                row |= {f"val_{k}": v for k, v in evaluate(model, validation).items() if k in ("accuracy", "nll")}
-            for name, value in row.items():
-                history.setdefault(name, []).append(value)
-            bar.set_postfix(epoch=f"{epoch + 1}/{settings.epochs}", loss=f"{row['loss']:.3f}", refresh=False)
-    model.eval()
-    return history
-
-
-def _listen(
-    stack: contextlib.ExitStack,
-    source: _Source,
-    train: ImageSet | Batches,
-    settings: _Settings,
-    device: torch.device,
-) -> Outputs | Callable[[Tensor], Outputs]:
-    """The teacher's stored outputs (V, N, ...), or a function that asks it about a batch of inputs."""
-    teacher = source.teacher
-    if not isinstance(teacher, nn.Module):
-        return teacher
-    teacher.to(device)
-    if isinstance(train, ImageSet) and settings.augment is not True and settings.mix is None and not source.layers:
-        return teacher_outputs(teacher, train, augment=settings.augment)  # so few views that each is computed once
-    stack.enter_context(_base.eval_mode(teacher))
-    seen = stack.enter_context(layers.read(teacher, source.layers))
-
-    def ask(inputs: Tensor) -> Outputs:
-        with torch.no_grad():
-            return {"logits": teacher(inputs), **seen}
-
-    return ask
-
-
-class _Loop:
-    """One run's state: what is trained, by what, and how far it is."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        seen: Outputs,
-        asked: Sequence[Outputs | Callable[[Tensor], Outputs]],
-        objective: Objective,
-        weights: dict[str, float],
-        projectors: nn.ModuleList | None,
-        settings: _Settings,
-    ) -> None:
-        self.model, self.seen, self.asked, self.projectors = model, seen, asked, projectors
-        self.objective, self.weights, self.settings = objective, weights, settings
-        self.optimizer: torch.optim.Optimizer | None = None  # made in the first step, when the projectors are known
-        self.classes = 0
-
-    def epoch(self, epoch: int, batches: ImageBatches | LoaderBatches, bar: _base.Bar) -> dict[str, float]:
-        """One pass over the data; gives the history's row."""
-        self.model.train()
-        settings = self.settings
-        peak = settings.lr if settings.lr is not None else PEAK_LR[settings.optimizer]
-        sums: dict[str, Tensor] = {}
-        seen = 0
-        for step, batch in enumerate(batches):
-            steps = batches.steps
-            if steps and bar.total is None:
-                bar.reset(total=steps * settings.epochs)
-            lr = peak * _one_cycle((epoch + (step / steps if steps else 0.5)) / settings.epochs)
-            batch.first = epoch == step == 0
-            n = len(batch.labels)
-            for name, value in self.step(batch, lr, f"in epoch {epoch + 1}, step {step + 1}", step % 50 == 49).items():
-                sums[name] = sums.get(name, 0) + value.detach() * n
-            seen += n
-            bar.update()
-        if not seen:
-            raise ValueError(
-                f"train gave no batch in epoch {epoch + 1}: pass something that can be iterated again and again, "
-                "such as a DataLoader or a list, not a generator."
-            )
-        row = {name: float(value) / seen for name, value in sums.items()}
-        if not math.isfinite(row["loss"]):
-            raise FloatingPointError(f"the loss became not finite in epoch {epoch + 1}: lower lr, or check the inputs.")
-        return row | {"lr": lr}
-
-    def step(self, batch: Batch, lr: float, where: str, look: bool) -> dict[str, Tensor]:
-        """One step; gives the means over the batch. `look` asks a GPU whether all is finite."""
-        look = look or batch.labels.device.type == "cpu"  # asking a GPU makes it wait, so that is done now and then
-        batch.teachers = [ask(batch.inputs) if callable(ask) else batch.teachers[i] for i, ask in enumerate(self.asked)]
-        logits = self.model(batch.inputs)
-        if batch.first or look:
-            for each in logits if isinstance(self.model, _Cohort) else [logits]:
-                _check_logits(each, batch)
-        parts = self.objective({"logits": logits, **self.seen}, batch)
-        loss = torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()
-        if look:
-            _check_finite(loss, parts, logits, batch, where)
-        if self.optimizer is None:
-            self.classes = logits.shape[-1]
-            self.optimizer = _optimizer([self.model, *(self.projectors or [])], self.settings)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        hits = {"train_accuracy": logits} | ({"teacher_accuracy": batch.soft} if batch.soft is not None else {})
-        accuracies = {name: (z.detach().argmax(-1) == batch.labels).float().mean() for name, z in hits.items()}
-        return {"loss": loss, **parts, **accuracies}
-
-
-def _one_cycle(done: float) -> float:
-    """The learning rate as a share of its peak: up in a straight line, then down to zero (Smith 2018)."""
-    return max(0.0, min((done + 1e-3) / WARM_UP, (1 - done) / (1 - WARM_UP)))
-
-
-def _optimizer(models: Iterable[nn.Module], settings: _Settings) -> torch.optim.Optimizer:
-    """Weight decay acts on matrices and kernels only, not on biases and normalisation."""
-    trained = [p for model in models for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=PEAK_LR["adamw"])
-    return torch.optim.SGD(groups, lr=PEAK_LR["sgd"], momentum=MOMENTUM, nesterov=True)
-
-
-def _check_model_and_data(name: str, model: nn.Module, train: ImageSet | Batches, settings: _Settings) -> None:
+def _check_model_and_data(name: str, model: nn.Module, train: ImageSet | Batches, settings: Settings) -> None:
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} must be a torch.nn.Module, got {type(model).__name__}.")
     if not any(p.requires_grad for p in model.parameters()):
@@ -613,7 +423,7 @@ def _check_terms(terms: Sequence[Term], teachers: int, mix: Mix | None) -> None:
 
 
 def _checked_teacher(
-    teacher: Teacher, student: nn.Module, train: ImageSet | Batches, settings: _Settings, wanted: Sequence[str]
+    teacher: Teacher, student: nn.Module, train: ImageSet | Batches, settings: Settings, wanted: Sequence[str]
 ) -> nn.Module | Outputs:
     """A teacher that fits: a network, or stored outputs by name."""
     if isinstance(teacher, nn.Module):
@@ -621,7 +431,10 @@ def _checked_teacher(
             raise ValueError("teacher is the student, or shares parameters with it: pass a separate, trained network.")
         for path in wanted:
             layers.check("teacher_layer", teacher, path)
-        return teacher
+        if not isinstance(train, ImageSet) or settings.augment is True or settings.mix is not None or wanted:
+            return teacher
+        teacher.to(settings.device if settings.device is not None else _base.device())
+        return teacher_outputs(teacher, train, augment=settings.augment)  # so few views that each is computed once
     stored = {"logits": teacher} if isinstance(teacher, Tensor) else teacher
     if not isinstance(stored, Mapping) or not all(isinstance(views, Tensor) for views in stored.values()):
         raise ValueError(
@@ -643,47 +456,13 @@ def _checked_teacher(
     return dict(stored)
 
 
-def _check_logits(logits: Tensor, batch: Batch) -> None:
-    _check_shape("the model", logits, len(batch.labels))
-    losses.check_labels(batch.labels, logits)
-
-
 def _comparable(logits: Tensor, outputs: Outputs) -> Tensor:
     """A teacher's logits, if they have the shape of the student's."""
     theirs = outputs["logits"]
-    _check_shape("the teacher", theirs, len(logits))
+    check_shape("the teacher", theirs, len(logits))
     if theirs.shape != logits.shape:
         raise ValueError(
             "student and teacher must give logits of the same shape (N, K), "
             f"got {tuple(logits.shape)} and {tuple(theirs.shape)}."
         )
     return theirs
-
-
-def _check_shape(who: str, logits: Tensor, n: int) -> None:
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != n:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"{who} must give logits of shape ({n}, K) for this batch, got {got}.")
-
-
-def _check_finite(loss: Tensor, parts: dict[str, Tensor], logits: Tensor, batch: Batch, where: str) -> None:
-    if torch.isfinite(loss):
-        return
-    if not torch.isfinite(batch.inputs).all():
-        raise FloatingPointError(f"inputs hold NaN or infinity {where}: every input must be finite.")
-    if not all(torch.isfinite(output).all() for outputs in batch.teachers for output in outputs.values()):
-        raise FloatingPointError(f"teacher gives NaN or infinite logits {where}: check its weights.")
-    if not torch.isfinite(logits).all():
-        raise FloatingPointError(f"the model gives NaN or infinite logits {where}: a lower lr may help.")
-    bad = ", ".join(name for name, part in parts.items() if not torch.isfinite(part))
-    raise FloatingPointError(f"the loss ({bad}) is not finite {where}: a lower lr may help.")
-
-
-def _warn_near_chance(accuracy: float, classes: int) -> None:
-    chance = 1 / classes
-    if accuracy < chance + 0.1 * (1 - chance):
-        warnings.warn(
-            f"the teacher is right on {accuracy:.1%} of the training images, where guessing gives {chance:.1%}: is it "
-            "trained, is it not the student, and does it know these inputs and this order of classes?",
-            stacklevel=4,
-        )
