@@ -76,7 +76,7 @@ def test_overlays_lay_each_map_over_its_whole_picture_and_cut_off_what_is_negati
     figure = drawn(plot.overlays(torch.rand(2, 3, 28, 28), rows, ["a", "b"]))
     assert len(figure.axes) == 4 * 2
     laid = [axis.images[1] for axis in figure.axes[2:]]
-    assert all(image.get_extent() == (-0.5, 27.5, 27.5, -0.5) and image.get_clim() == (0, 1) for image in laid)
+    assert all(tuple(image.get_extent()) == (-0.5, 27.5, 27.5, -0.5) and image.get_clim() == (0, 1) for image in laid)
     np.testing.assert_allclose(laid[0].get_array(), heat[0].clamp(min=0) / heat[0].max(), rtol=1e-5)
     np.testing.assert_allclose(laid[0].get_array(), laid[2].get_array(), rtol=1e-5)
     assert not np.asarray(laid[4].get_array()).any()

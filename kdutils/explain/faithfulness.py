@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy import ndimage, sparse
 from scipy.linalg import solveh_banded
+from threadpoolctl import threadpool_limits  # comes with scikit-learn
 from torch import Tensor, nn
 
 from kdutils import _base
@@ -375,7 +376,8 @@ def _imputed(images: Tensor, removed: Tensor) -> Tensor:
         reach = int((upper.col - upper.row).max())
         band = np.zeros((reach + 1, len(unknown)))
         band[reach + upper.row - upper.col, upper.col] = upper.data
-        values[unknown] = solveh_banded(band, -(rows @ values), overwrite_ab=True, check_finite=False)
+        with threadpool_limits(1, "blas"):  # blocks are small: threads that wait for one another cost 100 times more
+            values[unknown] = solveh_banded(band, -(rows @ values), overwrite_ab=True, check_finite=False)
     return torch.from_numpy(values).view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
