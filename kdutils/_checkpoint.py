@@ -1,6 +1,6 @@
 """The one file from which an interrupted training goes on.
 
-Tensors are stored as safetensors and all else as JSON in the file's metadata: nothing is unpickled. The file
+Tensors are stored as safetensors and all else as JSON in the file's metadata: reading it runs no code. The file
 is replaced as a whole, so that at every moment the old one or the new one is there.
 """
 
