@@ -120,5 +120,5 @@ def progress(total: int | None, label: str, show: bool = True) -> Bar:
     executed for storing, so that no bar is left in an output.
     """
     wanted = show and os.environ.get("KDUTILS_PROGRESS", "1") != "0"
-    live = sys.stderr.isatty() or "ipykernel" in sys.modules
+    live = sys.stderr.isatty() or in_notebook()
     return tqdm(total=total, desc=label, disable=not (wanted and live), leave=False, file=sys.stderr)

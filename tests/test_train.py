@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,8 +15,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, TensorDataset
 
 import kdutils as kd
+from kdutils import _base, losses, train
 from kdutils import _batches as batches
-from kdutils import losses, train
 from kdutils.data import ImageSet
 from tests.common import (
     fashion,
@@ -76,8 +75,8 @@ def test_a_progress_bar_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     without = run("distill", random_set(), progress=False)
     shown = io.StringIO()
     monkeypatch.setenv("KDUTILS_PROGRESS", "1")
-    monkeypatch.setitem(sys.modules, "ipykernel", sys)
-    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setattr(_base, "in_notebook", lambda: True)
+    monkeypatch.setattr("sys.stderr", shown)
     with_bar = run("distill", random_set(), progress=True)
     assert "distill" in shown.getvalue()  # there was one
     assert same_bits(without, with_bar)
