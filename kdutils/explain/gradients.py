@@ -12,7 +12,7 @@ from captum import attr
 from torch import Tensor, nn
 
 from kdutils import _base
-from kdutils.explain._inputs import CHUNK, Baseline, baseline_for, gradient, logit, rows, what
+from kdutils.explain._inputs import Baseline, baseline_for, gradient, logit, rows, what
 from kdutils.explain.obstacles import nonlinearities, rescale_obstacles
 
 
@@ -39,7 +39,7 @@ def integrated_gradients(
     """
     _base.check_positive_int("steps", steps)
     start = baseline_for(images, baseline).expand_as(images)
-    batch = max(2 * CHUNK, len(images))  # all steps at once would be up to five times slower
+    batch = max(rows(images), len(images))  # all steps at once would be up to five times slower
     found: Tensor = attr.IntegratedGradients(model).attribute(
         images, start, target=targets, n_steps=steps, internal_batch_size=batch
     )
