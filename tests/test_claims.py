@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from tests.conftest import ROOT
 
 LEDGER = ROOT / "book" / "claims.md"
-VERDICTS = {"holds", "holds under conditions", "does not hold here"}
+VERDICTS = {"Holds.", "Holds under conditions.", "Does not hold here."}
 ROWS = [line for line in LEDGER.read_text().splitlines() if line.startswith("| ") and not line.startswith("| claim")]
 
 
@@ -40,9 +40,9 @@ def test_there_are_claims_enough_and_all_verdicts_occur() -> None:
 @pytest.mark.parametrize("row", ROWS, ids=[row[2:50] for row in ROWS])
 def test_a_claim_leads_to_an_asserting_cell(row: str) -> None:
     cells = row.strip("| ").split(" | ")
-    assert len(cells) == 4
-    assert cells[2]
-    (link,) = [token for token in MarkdownIt().parseInline(cells[3])[0].children or [] if token.type == "link_open"]
+    assert len(cells) == 3
+    assert cells[1].partition("** ")[2], "a verdict without a number"
+    (link,) = [token for token in MarkdownIt().parseInline(cells[2])[0].children or [] if token.type == "link_open"]
     path, _, anchor = unquote(str(link.attrs["href"])).partition("#")
     notebook = (LEDGER.parent / path).resolve()
     assert notebook.is_file()
