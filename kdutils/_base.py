@@ -45,6 +45,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("KDUTILS_HOME") or Path.home() / ".cache" / "kdutils")
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that at every moment the old one or the new one is there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed torch's global generators inside the block and give their old state back after it.

@@ -156,13 +156,22 @@ def flip_and_shift(images: Tensor, flip: Tensor, generator: torch.Generator | No
     outside is 0, which is black. One gather does both, for the whole batch (N, C, H, W).
     """
     n, _, height, width = images.shape
-    far = [height // 8, width // 8] if generator is not None else [0, 0]
+    return move(images, flip, draw_shifts(n, (height, width), generator) if generator is not None else None)
+
+
+def draw_shifts(n: int, side: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Random shifts (N, 2) of images of height and width `side`, in pixels: up to an eighth of it, each way."""
+    return torch.cat([torch.randint(2 * (s // 8) + 1, (n, 1), generator=generator) - s // 8 for s in side], dim=1)
+
+
+def move(images: Tensor, flip: Tensor, shift: Tensor | None) -> Tensor:
+    """Mirror the images (N, C, H, W) where `flip` (N,) is true, and shift each by `shift` (N, 2), see above."""
+    n, _, height, width = images.shape
+    far = [height // 8, width // 8] if shift is not None else [0, 0]
     padded = F.pad(images, (far[1], far[1], far[0], far[0])).permute(0, 2, 3, 1)
-    starts = [torch.zeros(n, 1, dtype=torch.long)] * 2
-    if generator is not None:
-        starts = [torch.randint(2 * most + 1, (n, 1), generator=generator) for most in far]
-    rows = (starts[0] + torch.arange(height)).to(images.device)
-    columns = (starts[1] + torch.arange(width)).to(images.device)
+    starts = torch.zeros(n, 2, dtype=torch.long) if shift is None else shift.cpu() + torch.tensor(far)
+    rows = (starts[:, :1] + torch.arange(height)).to(images.device)
+    columns = (starts[:, 1:] + torch.arange(width)).to(images.device)
     columns = torch.where(flip[:, None], columns.flip(1), columns)
     image = torch.arange(n, device=images.device)[:, None, None]
     return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

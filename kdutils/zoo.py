@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from kdutils import models
-from kdutils._base import nearest, seeded
+from kdutils._base import nearest, seeded, write_whole
 
 FOLDER = Path(__file__).parent / "weights"
 
@@ -68,16 +67,10 @@ def save(model: nn.Module, name: str, builder: str, arguments: dict[str, Any], *
     sha256 = hashlib.sha256(packed).hexdigest()
     entry = {"file": file, "sha256": sha256, "bytes": len(packed), "builder": builder, "arguments": arguments, **facts}
     FOLDER.mkdir(exist_ok=True)
-    _write(FOLDER / file, packed)
-    _write(FOLDER / "cards.json", (json.dumps(_cards() | {name: entry}, indent=1, sort_keys=True) + "\n").encode())
+    write_whole(FOLDER / file, packed)
+    write_whole(FOLDER / "cards.json", (json.dumps(_cards() | {name: entry}, indent=1, sort_keys=True) + "\n").encode())
 
 
 def _cards() -> dict[str, dict[str, Any]]:
     path = FOLDER / "cards.json"
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -1,0 +1,213 @@
+"""A teacher's logits for several augmented views of every image, on disk: asked once, used by every student.
+
+Beyer et al. 2022 (arXiv:2106.05237) find that a teacher should see the very crop that its student sees, in every epoch
+another one. Where the teacher is large and the students many, a store of `views` crops per image gives them that
+without asking it again: epoch e uses view e mod `views`. The images are not stored. A view is drawn again from its
+seed, so that a store of half-precision logits takes 20 bytes per image and view for ten classes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdutils import _base, _checkpoint
+from kdutils.data import ImageSet, draw_shifts, move
+from kdutils.metrics import predict
+
+Precision = Literal["half", "single"]
+DTYPES: dict[str, Any] = {"half": np.float16, "single": np.float32}
+FACTS = "store.json"
+
+
+@dataclass(frozen=True)
+class LogitStore:
+    """What :func:`fill` wrote; pass it to :func:`kdutils.distill` as `teacher`, with the same images.
+
+    Attributes:
+        folder: of the files, one per view, read through the memory map: what is not asked for stays on disk.
+        views: how many there are of each image.
+        classes: K.
+        top: how many logits are kept of each image, or None for all.
+        seed: from which the views are drawn.
+        size: the number of images N.
+    """
+
+    folder: Path
+    views: int
+    classes: int
+    top: int | None
+    seed: int
+    size: int
+
+    def draws(self, view: int, side: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """How a view turns each image of height and width `side`: mirrored (N,) bool, shifted (N, 2) in pixels."""
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + view)
+        return torch.rand(self.size, generator=generator) < 0.5, draw_shifts(self.size, side, generator)
+
+    def logits(self, view: int, index: Tensor) -> Tensor:
+        """The teacher's logits for some images of a view, float32 (n, K), on the CPU.
+
+        Where only the largest are kept, the others share what is left of the probability equally.
+        """
+        rows = index.cpu().numpy()
+        kept = torch.from_numpy(self._map(view)[rows].astype(np.float32))
+        if self.top is None:
+            return kept
+        names = torch.from_numpy(self._map(view, "classes")[rows].astype(np.int64))
+        others = kept[:, -1:].expand(-1, self.classes).clone()
+        return others.scatter_(1, names, kept[:, :-1])
+
+    def _map(self, view: int, kind: str = "logits") -> np.ndarray:
+        path = _path(self.folder, view, kind)
+        try:
+            return np.load(path, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"store {self.folder} is damaged or incomplete: {path.name} ({error}); fill it again."
+            ) from None
+
+
+def fill(
+    folder: str | Path,
+    teacher: nn.Module,
+    train: ImageSet,
+    *,
+    views: int,
+    seed: int = 0,
+    precision: Precision = "half",
+    top: int | None = None,
+    part: tuple[int, int] = (0, 1),
+    progress: bool = True,
+) -> LogitStore:
+    """Ask `teacher` about `views` augmented views of every image, and keep the answers in `folder`.
+
+    A view is written as a whole or not at all, and one that is there is not made again: an interrupted call goes on
+    where it stopped. Several processes can share the work, each with its `part`; the views are then the same as
+    those of one.
+
+    Args:
+        folder: of the store; made if it is not there.
+        teacher: gives logits (N, K); asked in eval mode.
+        train: the images, flipped and shifted as by ``augment=True`` of :func:`kdutils.fit`.
+        views: of each image, at least 1.
+        seed: of the views.
+        precision: "half" keeps 11 bits of each logit; "single" all, for comparisons that have to be exact.
+        top: keep the `top` largest logits and, for the others together, what is left of the probability.
+        part: (which, of how many): this call makes the views v with v mod many = which.
+        progress: show a bar with the time left.
+
+    Raises:
+        ValueError: for an argument out of range, or a folder that holds the store of another teacher, of other images
+            or of other views.
+    """
+    folder = Path(folder)
+    _base.check_positive_int("views", views)
+    _base.check_seed(seed)
+    if precision not in DTYPES:
+        raise ValueError(_base.nearest("precision", precision, DTYPES))
+    if not isinstance(train, ImageSet):
+        raise ValueError(f"train must be an ImageSet, got {type(train).__name__}.")
+    which, many = part
+    if not 0 <= which < many:
+        raise ValueError(f"part must be (which, of how many) with 0 ≤ which < many, got {part!r}.")
+    classes = predict(teacher, train.normalise(train.images[:1])).shape[1]
+    if top is not None and not (isinstance(top, int) and 1 <= top < classes):
+        raise ValueError(f"top must lie in 1 to {classes - 1} for {classes} classes, got {top!r}.")
+    facts = identity(teacher, train) | {
+        "views": views, "seed": seed, "precision": precision, "top": top, "classes": classes, "size": len(train),
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / FACTS).exists():
+        _check_same(folder, facts)
+    else:
+        _base.write_whole(folder / FACTS, (json.dumps(facts, indent=1) + "\n").encode())
+    store = LogitStore(folder, views, classes, top, seed, len(train))
+    mine = [view for view in range(which, views, many) if not _path(folder, view).exists()]
+    with _base.progress(len(mine), "fill", progress) as bar:
+        for view in mine:
+            _write(store, view, answers(teacher, train, *store.draws(view, side(train))), precision)
+            bar.update()
+    return store
+
+
+def load(folder: str | Path, teacher: nn.Module, train: ImageSet) -> LogitStore:
+    """The store in `folder`, if it is complete and holds this teacher's answers about these images.
+
+    Raises:
+        ValueError: if it does not, by what differs.
+    """
+    folder = Path(folder)
+    if not (folder / FACTS).exists():
+        raise ValueError(f"store {folder} does not exist: make it with kdutils.store.fill.")
+    facts = json.loads((folder / FACTS).read_text())
+    _check_same(folder, facts | identity(teacher, train))
+    store = LogitStore(folder, *(facts[name] for name in ("views", "classes", "top", "seed", "size")))
+    width = facts["classes"] if store.top is None else store.top + 1
+    for view in range(store.views):
+        shape = store._map(view).shape
+        if shape != (store.size, width):
+            raise ValueError(f"store {folder} is damaged: view {view} has shape {shape}, not {(store.size, width)}.")
+    return store
+
+
+def identity(teacher: nn.Module, train: ImageSet) -> dict[str, str]:
+    """What a store must not be mixed up with: short hashes of the teacher and of the images."""
+    return {
+        "augmentation": "flip and shift",
+        "teacher": _checkpoint.digest(teacher.state_dict()),
+        "images": _checkpoint.digest({"images": train.images}),
+    }
+
+
+def answers(teacher: nn.Module, train: ImageSet, flip: Tensor, shift: Tensor) -> Tensor:
+    """The teacher's logits for one view, float32 (N, K)."""
+    found = []
+    device = _base.model_device(teacher)
+    for rows in torch.arange(len(train)).split(500):
+        images = move(train.images[rows].to(device), flip[rows].to(device), shift[rows])
+        found.append(predict(teacher, train.normalise(images)))
+    return torch.cat(found).float().cpu()
+
+
+def side(train: ImageSet) -> tuple[int, int]:
+    """Height and width."""
+    height, width = train.images.shape[-2:]
+    return height, width
+
+
+def _write(store: LogitStore, view: int, logits: Tensor, precision: Precision) -> None:
+    if store.top is not None:
+        values, names = logits.topk(store.top, dim=1)
+        rest = logits.scatter(1, names, -torch.inf).logsumexp(1, keepdim=True) - np.log(store.classes - store.top)
+        logits = torch.cat([values, rest], 1)
+        small = np.int16 if store.classes < 2**15 else np.int32
+        _save(_path(store.folder, view, "classes"), names.numpy().astype(small))
+    logits = logits - logits.mean(1, keepdim=True)  # which no softmax notices, and half precision does
+    _save(_path(store.folder, view), logits.numpy().astype(DTYPES[precision]))
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    packed = io.BytesIO()
+    np.save(packed, array)
+    _base.write_whole(path, packed.getvalue())
+
+
+def _path(folder: Path, view: int, kind: str = "logits") -> Path:
+    return folder / f"view-{view:03d}.{kind}.npy"
+
+
+def _check_same(folder: Path, facts: dict[str, Any]) -> None:
+    stored = json.loads((folder / FACTS).read_text())
+    for name, value in facts.items():
+        if stored.get(name) != value:
+            raise ValueError(
+                f"store {folder} is of another {name}: {stored.get(name)!r}, now it is {value!r}; use another folder."
+            )

@@ -1,0 +1,194 @@
+"""The store of teacher logits: the same answers as live, whole or not at all, and never those of somebody else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import kdutils as kd
+from kdutils import data, store
+from tests.common import fashion
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def train() -> kd.data.ImageSet:
+    return fashion()[0].subset(COUNT, seed=0)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> torch.nn.Module:
+    return kd.zoo.load("fashion_mnist/tiny_cnn")
+
+
+def fill(folder: Path, teacher: torch.nn.Module, train: kd.data.ImageSet, **options: object) -> store.LogitStore:
+    chosen = {"views": 3, "seed": 1, "precision": "single", "progress": False} | options
+    return store.fill(folder, teacher, train, **chosen)  # type: ignore[arg-type]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def centred(logits: torch.Tensor) -> torch.Tensor:
+    return logits - logits.mean(1, keepdim=True)
+
+
+def test_moving_by_drawn_shifts_is_flip_and_shift() -> None:
+    images = torch.randint(256, (9, 3, 16, 24), dtype=torch.uint8)
+    flip = torch.arange(9) % 2 == 0
+    drawn = data.draw_shifts(9, (16, 24), torch.Generator().manual_seed(5))
+    assert drawn[:, 0].abs().max() <= 2 and drawn[:, 1].abs().max() <= 3 and drawn.abs().max() > 0
+    expected = data.flip_and_shift(images, flip, torch.Generator().manual_seed(5))
+    assert torch.equal(data.move(images, flip, drawn), expected)
+    one = torch.arange(12.0).view(1, 1, 3, 4)  # by hand: down by … a positive shift looks further down and right
+    assert torch.equal(data.move(one, torch.tensor([False]), torch.zeros(1, 2, dtype=torch.long)), one)
+
+
+def test_the_store_answers_as_the_live_teacher_does(
+    tmp_path: Path, teacher: torch.nn.Module, train: kd.data.ImageSet
+) -> None:
+    kept = fill(tmp_path / "store", teacher, train)
+    index = torch.tensor([5, 0, 59, 5])
+    seen = []
+    for view in range(3):
+        flip, shift = kept.draws(view, (28, 28))
+        images = train.normalise(data.move(train.images, flip, shift))
+        live = kd.predict(teacher, images)
+        torch.testing.assert_close(kept.logits(view, index), centred(live)[index], rtol=0, atol=1e-5)
+        seen.append(images)
+    assert not torch.equal(seen[0], seen[1])
+    again = store.load(tmp_path / "store", teacher, train)
+    assert again == kept
+
+
+def test_half_precision_is_ten_times_finer_than_a_tenth_of_a_percent(
+    tmp_path: Path, teacher: torch.nn.Module, train: kd.data.ImageSet
+) -> None:
+    every = torch.arange(COUNT)
+    half, single = (fill(tmp_path / p, teacher, train, precision=p).logits(0, every) for p in ("half", "single"))
+    assert (half.softmax(1) - single.softmax(1)).abs().max() < 2e-3
+    assert not torch.equal(half, single)
+    sizes = {p: (tmp_path / p / "view-000.logits.npy").stat().st_size for p in ("half", "single")}
+    assert sizes["half"] - 128 == COUNT * 10 * 2 and sizes["single"] - 128 == COUNT * 10 * 4
+
+
+def test_the_largest_logits_and_the_rest(tmp_path: Path, teacher: torch.nn.Module, train: kd.data.ImageSet) -> None:
+    every = torch.arange(COUNT)
+    whole = fill(tmp_path / "all", teacher, train).logits(2, every).softmax(1)
+    few = fill(tmp_path / "few", teacher, train, top=3).logits(2, every).softmax(1)
+    values, names = whole.topk(3, dim=1)
+    torch.testing.assert_close(few.gather(1, names), values, rtol=1e-4, atol=1e-6)
+    rest = few.scatter(1, names, 0.0)
+    torch.testing.assert_close(rest.sum(1), 1 - values.sum(1), rtol=1e-3, atol=1e-6)
+    assert all(len(row[row > 0].unique()) == 1 for row in rest)
+
+
+def test_two_processes_fill_what_one_does(tmp_path: Path, teacher: torch.nn.Module, train: kd.data.ImageSet) -> None:
+    fill(tmp_path / "one", teacher, train)
+    for which in (1, 0):
+        fill(tmp_path / "two", teacher, train, part=(which, 2))
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_an_interrupted_fill_goes_on_and_a_half_written_view_is_none(
+    tmp_path: Path, teacher: torch.nn.Module, train: kd.data.ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "whole", teacher, train)
+    asked = []
+    real = store.answers
+
+    def dies(*arguments: object) -> torch.Tensor:
+        asked.append(1)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "answers", dies)
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "cut", teacher, train)
+    (tmp_path / "cut" / ".view-001.logits.npy.99").write_bytes(b"half of a view")
+    with pytest.raises(ValueError, match="damaged or incomplete: view-001"):
+        store.load(tmp_path / "cut", teacher, train)
+    fill(tmp_path / "cut", teacher, train)
+    assert len(asked) == 4  # one before, one that died, two after
+    (tmp_path / "cut" / ".view-001.logits.npy.99").unlink()
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+
+
+def test_the_global_random_state_and_the_teacher_are_left_alone(
+    tmp_path: Path, teacher: torch.nn.Module, train: kd.data.ImageSet
+) -> None:
+    before = torch.get_rng_state()
+    teacher.train()
+    weights = {name: value.clone() for name, value in teacher.state_dict().items()}
+    fill(tmp_path, teacher, train)
+    assert teacher.training
+    teacher.eval()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, weights[name]) for name, value in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("teacher", "is of another teacher"),
+        ("images", "is of another images"),
+        ("augmentation", "is of another augmentation"),
+        ("missing", "damaged or incomplete: view-001"),
+        ("truncated", "damaged or incomplete: view-002"),
+        ("shorter", "is damaged: view 0 has shape"),
+        ("none", "does not exist: make it with"),
+    ],
+)
+def test_a_wrong_store_is_refused_in_one_sentence(
+    change: str, sentence: str, tmp_path: Path, teacher: torch.nn.Module, train: kd.data.ImageSet
+) -> None:
+    folder = tmp_path / "store"
+    fill(folder, teacher, train)
+    view = [folder / f"view-{v:03d}.logits.npy" for v in range(3)]
+    if change == "teacher":
+        teacher = kd.zoo.load("fashion_mnist/tiny_cnn_distilled")
+    elif change == "images":
+        train = fashion()[0].subset(COUNT, seed=1)
+    elif change == "augmentation":
+        facts = json.loads((folder / store.FACTS).read_text())
+        (folder / store.FACTS).write_text(json.dumps(facts | {"augmentation": "crop"}))
+    elif change == "missing":
+        view[1].unlink()
+    elif change == "truncated":
+        view[2].write_bytes(view[2].read_bytes()[:-7])
+    elif change == "shorter":
+        np.save(view[0], np.load(view[0])[:-1])
+    else:
+        folder = tmp_path / "nowhere"
+    with pytest.raises(ValueError, match=sentence) as caught:
+        store.load(folder, teacher, train)
+    assert str(caught.value).count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"views": 0}, "views must be an integer of at least 1, got 0"),
+        ({"views": 4}, "is of another views: 3, now it is 4"),
+        ({"seed": 2}, "is of another seed"),
+        ({"precision": "half"}, "is of another precision"),
+        ({"precision": "haf"}, "precision 'haf' is unknown: the nearest is 'half'"),
+        ({"top": 10}, "top must lie in 1 to 9 for 10 classes, got 10"),
+        ({"part": (2, 2)}, r"part must be \(which, of how many\)"),
+    ],
+)
+def test_filling_refuses_what_does_not_fit(
+    options: dict[str, object], sentence: str, tmp_path: Path, teacher: torch.nn.Module, train: kd.data.ImageSet
+) -> None:
+    fill(tmp_path, teacher, train)
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match=sentence):
+        fill(tmp_path, teacher, train, **options)
+    assert files(tmp_path) == before
