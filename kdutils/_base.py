@@ -20,7 +20,12 @@ Bar: TypeAlias = "tqdm[Any]"  # the type of a progress bar
 
 
 def device() -> torch.device:
-    """The device that `fit`, `distill` and the chapters use: the first CUDA GPU, else the CPU."""
+    """The device that `fit`, `distill` and the chapters use: the first CUDA GPU, else the CPU.
+
+    Under `torchrun` it is the GPU of this process.
+    """
+    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -11,8 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdutils.data import ImageSet, flip_and_shift
+from kdutils.data import ImageSet, draw_shifts, move
 from kdutils.layers import Outputs
+from kdutils.store import LogitStore
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Augment = bool | Literal["flip"]
@@ -30,6 +31,7 @@ class Batch:
         teachers: for each teacher its outputs for these images, once they are known.
         soft: the average of the teachers' logits (N, K), once it is known.
         first: whether this is the first batch of the run.
+        share: how many images of the whole batch are here, times the number of processes over which it is spread.
     """
 
     inputs: Tensor
@@ -38,12 +40,15 @@ class Batch:
     teachers: list[Outputs] = field(default_factory=list)
     soft: Tensor | None = None
     first: bool = False
+    share: float = 1.0
 
 
 class ImageBatches:
     """Shuffled, augmented, normalised batches of an ImageSet; the order depends on the seed alone.
 
-    `stored` holds, for each teacher, its outputs (V, N, ...) for every view, or nothing.
+    `stored` holds, for each teacher, its outputs (V, N, ...) for every view, or nothing; or there is one store on
+    disk, which says how the images are turned in each epoch, and what the teacher said of them. `part` is (which,
+    of how many): every process draws the same batches, and keeps its part of each.
     """
 
     def __init__(
@@ -55,8 +60,14 @@ class ImageBatches:
         seed: int,
         device: torch.device,
         stored: Sequence[Outputs] = (),
+        store: LogitStore | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
-        self.data = data
+        self.data, self.store, self.part = data, store, part
+        if min(batch_size, len(data) % batch_size or batch_size) < part[1]:
+            raise ValueError(
+                f"batch_size {batch_size} leaves a batch of {len(data)} images smaller than {part[1]} processes."
+            )
         self.images, self.labels = data.images.to(device), data.labels.to(device)
         self.batch_size, self.augment = batch_size, augment
         self.mixer = _mixer(mix, len(data.classes)) if mix is not None else None
@@ -65,38 +76,58 @@ class ImageBatches:
         self.stored = [{name: views.to(device) for name, views in outputs.items()} for outputs in stored]
         self.order = self.generator.get_state()  # from which the latest epoch's order was drawn
         self.go_on: tuple[Tensor, int] | None = None
+        self.epoch = -1
 
     def __iter__(self) -> Iterator[Batch]:
         self.order = self.generator.get_state()
+        self.epoch += 1
+        height, width = self.images.shape[-2:]
+        if self.store is not None:
+            turned = self.epoch % self.store.views
+            flips, shifts = self.store.draws(turned, (height, width))
         chunks = torch.randperm(len(self.labels), generator=self.generator).split(self.batch_size)
         if self.go_on is not None:
             self.generator.set_state(self.go_on[0])
             chunks = chunks[self.go_on[1] :]
             self.go_on = None
         for index in chunks:
-            flip = torch.zeros(len(index), dtype=torch.bool)
-            if self.augment:
+            flip, shift, soft = torch.zeros(len(index), dtype=torch.bool), None, None
+            if self.store is not None:
+                flip, shift, soft = flips[index], shifts[index], self.store.logits(turned, index)
+            elif self.augment:
                 flip = torch.rand(len(index), generator=self.generator) < 0.5
-            index, flip = index.to(self.labels.device), flip.to(self.labels.device)
+                if self.augment is True:
+                    shift = draw_shifts(len(index), (height, width), self.generator)
+            which, many = self.part
+            mine = slice(which, None, many)
+            share = len(index[mine]) * many / len(index)
+            if shift is not None:
+                shift = shift[mine]
+            if soft is not None:
+                soft = soft[mine]
+            index, flip = index[mine].to(self.labels.device), flip[mine].to(self.labels.device)
             images, labels = self.images[index], self.labels[index]
             if self.augment:
-                images = flip_and_shift(images, flip, self.generator if self.augment is True else None)
+                images = move(images, flip, shift)
             inputs, targets = self.data.normalise(images), labels
             if self.mixer is not None:
                 inputs, targets = self.mixer(inputs, labels)
                 labels = targets.argmax(1)
             view = flip.long()
             teachers = [{name: views[view, index] for name, views in outputs.items()} for outputs in self.stored]
-            yield Batch(inputs, labels, targets, teachers)
+            if soft is not None:
+                teachers = [{"logits": soft.to(labels.device)}]
+            yield Batch(inputs, labels, targets, teachers, share=share)
 
     def state(self) -> dict[str, Tensor]:
         """What the batches after this one are drawn from."""
-        return {"order": self.order, "now": self.generator.get_state()}
+        return {"order": self.order, "now": self.generator.get_state(), "epoch": torch.tensor(self.epoch)}
 
     def restore(self, state: dict[str, Tensor], step: int) -> None:
         """Go on after `step` batches of an epoch, from what :meth:`state` said then."""
         self.generator.set_state(state["order"] if step else state["now"])
         self.go_on = (state["now"], step) if step else None
+        self.epoch = int(state["epoch"]) - (1 if step else 0)
 
 
 def _mixer(mix: Mix, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

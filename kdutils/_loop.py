@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from kdutils import _base, _checkpoint, layers, losses
+from kdutils import _base, _checkpoint, _processes, layers, losses
 from kdutils._batches import Augment, Batch, Batches, ImageBatches, LoaderBatches, Mix, rewound
 from kdutils.data import ImageSet
 from kdutils.layers import Outputs
 from kdutils.metrics import evaluate
+from kdutils.store import LogitStore
 
 History = dict[str, list[float]]
 Optimizer = Literal["sgd", "adamw"]
@@ -83,7 +84,7 @@ class Settings:
 class Source:
     """A teacher, as a network or as stored outputs, and the layers that are wanted of it."""
 
-    teacher: nn.Module | Outputs
+    teacher: nn.Module | Outputs | LogitStore
     layers: Sequence[str]
 
     def ask(self, stack: contextlib.ExitStack, device: torch.device) -> Ask | None:
@@ -140,30 +141,36 @@ def run(
     says what else, besides `settings` and `weights`, makes a run the same run.
     """
     device = torch.device(settings.device) if settings.device is not None else _base.device()
+    rank, size = _processes.join()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_base.seeded(settings.seed))
+        stack.enter_context(_base.seeded(settings.seed + 1_000_003 * rank))  # other dropout in each process
         stack.enter_context(rewound(train))
         model.to(device)
         asked = [source.ask(stack, device) for source in sources]
         seen = stack.enter_context(layers.read(model, student_layers))
-        bar = stack.enter_context(_base.progress(None, verb, settings.progress))
+        bar = stack.enter_context(_base.progress(None, verb, settings.progress and rank == 0))
         batches: ImageBatches | LoaderBatches
         if isinstance(train, ImageSet):
-            stored = [{} if isinstance(each.teacher, nn.Module) else each.teacher for each in sources]
+            teachers = [each.teacher for each in sources]
+            stored = [{} if isinstance(each, nn.Module | LogitStore) else each for each in teachers]
+            store = next((each for each in teachers if isinstance(each, LogitStore)), None)
             batches = ImageBatches(
-                train, settings.batch_size, settings.augment, settings.mix, settings.seed, device, stored
-            )
+                train, settings.batch_size, settings.augment, settings.mix, settings.seed, device, stored, store,
+                (rank, size),
+            )  # fmt: skip
         else:
             batches = LoaderBatches(train, device)
-        loop = _Loop(model, batches, seen, asked, objective, weights, projectors, settings, bar)
+        loop = _Loop(model, batches, seen, asked, objective, weights, projectors, settings, bar, rank, size)
         if settings.checkpoint is not None:
-            teachers = {f"teacher {i}": _fingerprint(each.teacher) for i, each in enumerate(sources)}
-            loop.identity = {"verb": verb, **settings.facts(), "weights": weights, **(facts or {}), **teachers}
+            prints = {f"teacher {i}": _fingerprint(each.teacher) for i, each in enumerate(sources)}
+            loop.identity = {"verb": verb, **settings.facts(), "weights": weights, **(facts or {}), **prints}
             if isinstance(train, ImageSet):
                 loop.identity["train"] = _checkpoint.digest({"images": train.images, "labels": train.labels})
             if Path(settings.checkpoint).exists():
                 loop.load(Path(settings.checkpoint))
-        log = stack.enter_context(_log(settings.log_dir, loop.epoch)) if settings.log_dir is not None else None
+        log = None
+        if settings.log_dir is not None and rank == 0:
+            log = stack.enter_context(_log(settings.log_dir, loop.epoch))
         try:
             while loop.epoch < settings.epochs:
                 row = loop.one_epoch()
@@ -200,7 +207,11 @@ class _Loop:
         projectors: nn.ModuleList | None,
         settings: Settings,
         bar: _base.Bar,
+        rank: int,
+        size: int,
     ) -> None:
+        self.rank, self.size = rank, size  # of this process, and how many there are
+        self.network = _processes.shared(model, size)
         self.model, self.batches, self.seen, self.asked = model, batches, seen, asked
         self.objective, self.weights, self.projectors = objective, weights, projectors
         self.settings, self.bar = settings, bar
@@ -243,7 +254,10 @@ class _Loop:
                 f"train gave no batch in epoch {epoch + 1}: pass something that can be iterated again and again, "
                 "such as a DataLoader or a list, not a generator."
             )
-        row = {name: float(value) / self.images for name, value in self.sums.items()}
+        images = float(
+            _processes.total(torch.tensor(float(self.images), device=_base.model_device(self.model)), self.size)
+        )
+        row = {name: float(_processes.total(value, self.size)) / images for name, value in self.sums.items()}
         if not math.isfinite(row["loss"]):
             raise FloatingPointError(f"the loss became not finite in epoch {epoch + 1}: lower lr, or check the inputs.")
         if epoch == 0 and settings.mix is None and "teacher_accuracy" in row:
@@ -273,7 +287,8 @@ class _Loop:
                 group["lr"] = lr
             self.optimizer.zero_grad(set_to_none=True)
             with record_function("backward"):
-                loss.backward()
+                (loss * batch.share if batch.share != 1 else loss).backward()
+                _processes.mean_gradients(self.projectors or (), self.size)
             with record_function("optimizer"):
                 self.optimizer.step()
         except torch.cuda.OutOfMemoryError as error:
@@ -290,7 +305,7 @@ class _Loop:
         with record_function("teacher"):
             batch.teachers = [ask(batch.inputs) if ask else batch.teachers[i] for i, ask in enumerate(self.asked)]
         with record_function("student"):
-            logits = self.model(batch.inputs)
+            logits = self.network(batch.inputs)
         if batch.first or look:
             for each in logits if isinstance(self.model, Cohort) else [logits]:
                 check_shape("the model", each, len(batch.labels))
@@ -331,7 +346,8 @@ class _Loop:
             )
         names = ("epoch", "step", "images", "seconds", "classes", "history")
         facts = {"run": self.identity, **{name: getattr(self, name) for name in names}}
-        _checkpoint.write(Path(self.settings.checkpoint), tensors, facts)
+        if self.rank == 0:
+            _checkpoint.write(Path(self.settings.checkpoint), tensors, facts)
         self.unsaved = 0
 
     def load(self, path: Path) -> None:
@@ -399,7 +415,9 @@ def _log(folder: str | Path, epoch: int) -> Iterator[Callable[[Mapping[str, floa
         yield log
 
 
-def _fingerprint(teacher: nn.Module | Outputs) -> str:
+def _fingerprint(teacher: nn.Module | Outputs | LogitStore) -> str:
+    if isinstance(teacher, LogitStore):
+        return repr(teacher.facts)
     return _checkpoint.digest(teacher.state_dict() if isinstance(teacher, nn.Module) else teacher)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdutils import _base, _checkpoint
+from kdutils import _base, _checkpoint, _processes
 from kdutils.data import ImageSet, draw_shifts, move
 from kdutils.metrics import predict
 
@@ -33,24 +33,24 @@ class LogitStore:
 
     Attributes:
         folder: of the files, one per view, read through the memory map: what is not asked for stays on disk.
-        views: how many there are of each image.
-        classes: K.
-        top: how many logits are kept of each image, or None for all.
-        seed: from which the views are drawn.
-        size: the number of images N.
+        facts: what it holds: "views" per image, drawn from "seed"; "size" images of hash "images"; "classes" K, of
+            which the "top" largest logits are kept (None: all); "precision"; the hash of the "teacher".
     """
 
     folder: Path
-    views: int
-    classes: int
-    top: int | None
-    seed: int
-    size: int
+    facts: dict[str, Any]
+
+    @property
+    def views(self) -> int:
+        """How many there are of each image."""
+        found: int = self.facts["views"]
+        return found
 
     def draws(self, view: int, side: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """How a view turns each image of height and width `side`: mirrored (N,) bool, shifted (N, 2) in pixels."""
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + view)
-        return torch.rand(self.size, generator=generator) < 0.5, draw_shifts(self.size, side, generator)
+        size = self.facts["size"]
+        generator = torch.Generator().manual_seed(self.facts["seed"] * 100_003 + view)
+        return torch.rand(size, generator=generator) < 0.5, draw_shifts(size, side, generator)
 
     def logits(self, view: int, index: Tensor) -> Tensor:
         """The teacher's logits for some images of a view, float32 (n, K), on the CPU.
@@ -59,10 +59,10 @@ class LogitStore:
         """
         rows = index.cpu().numpy()
         kept = torch.from_numpy(self._map(view)[rows].astype(np.float32))
-        if self.top is None:
+        if self.facts["top"] is None:
             return kept
         names = torch.from_numpy(self._map(view, "classes")[rows].astype(np.int64))
-        others = kept[:, -1:].expand(-1, self.classes).clone()
+        others = kept[:, -1:].expand(-1, self.facts["classes"]).clone()
         return others.scatter_(1, names, kept[:, :-1])
 
     def _map(self, view: int, kind: str = "logits") -> np.ndarray:
@@ -84,14 +84,14 @@ def fill(
     seed: int = 0,
     precision: Precision = "half",
     top: int | None = None,
-    part: tuple[int, int] = (0, 1),
+    part: tuple[int, int] | None = None,
     progress: bool = True,
 ) -> LogitStore:
     """Ask `teacher` about `views` augmented views of every image, and keep the answers in `folder`.
 
     A view is written as a whole or not at all, and one that is there is not made again: an interrupted call goes on
-    where it stopped. Several processes can share the work, each with its `part`; the views are then the same as
-    those of one.
+    where it stopped. Several processes share the work, those of `torchrun` by themselves and others by `part`; the
+    views are then the same as those of one.
 
     Args:
         folder: of the store; made if it is not there.
@@ -101,7 +101,7 @@ def fill(
         seed: of the views.
         precision: "half" keeps 11 bits of each logit; "single" all, for comparisons that have to be exact.
         top: keep the `top` largest logits and, for the others together, what is left of the probability.
-        part: (which, of how many): this call makes the views v with v mod many = which.
+        part: (which, of how many): this call makes the views v with v mod many = which, and waits for nobody.
         progress: show a bar with the time left.
 
     Raises:
@@ -115,7 +115,7 @@ def fill(
         raise ValueError(_base.nearest("precision", precision, DTYPES))
     if not isinstance(train, ImageSet):
         raise ValueError(f"train must be an ImageSet, got {type(train).__name__}.")
-    which, many = part
+    which, many = part if part is not None else _processes.join()
     if not 0 <= which < many:
         raise ValueError(f"part must be (which, of how many) with 0 ≤ which < many, got {part!r}.")
     classes = predict(teacher, train.normalise(train.images[:1])).shape[1]
@@ -129,12 +129,14 @@ def fill(
         _check_same(folder, facts)
     else:
         _base.write_whole(folder / FACTS, (json.dumps(facts, indent=1) + "\n").encode())
-    store = LogitStore(folder, views, classes, top, seed, len(train))
+    store = LogitStore(folder, facts)
     mine = [view for view in range(which, views, many) if not _path(folder, view).exists()]
     with _base.progress(len(mine), "fill", progress) as bar:
         for view in mine:
-            _write(store, view, answers(teacher, train, *store.draws(view, side(train))), precision)
+            _write(store, view, answers(teacher, train, *store.draws(view, side(train))))
             bar.update()
+    if part is None:
+        _processes.wait(many)
     return store
 
 
@@ -149,22 +151,30 @@ def load(folder: str | Path, teacher: nn.Module, train: ImageSet) -> LogitStore:
         raise ValueError(f"store {folder} does not exist: make it with kdutils.store.fill.")
     facts = json.loads((folder / FACTS).read_text())
     _check_same(folder, facts | identity(teacher, train))
-    store = LogitStore(folder, *(facts[name] for name in ("views", "classes", "top", "seed", "size")))
-    width = facts["classes"] if store.top is None else store.top + 1
+    store = LogitStore(folder, facts)
+    wanted = (facts["size"], facts["classes"] if facts["top"] is None else facts["top"] + 1)
     for view in range(store.views):
         shape = store._map(view).shape
-        if shape != (store.size, width):
-            raise ValueError(f"store {folder} is damaged: view {view} has shape {shape}, not {(store.size, width)}.")
+        if shape != wanted:
+            raise ValueError(f"store {folder} is damaged: view {view} has shape {shape}, not {wanted}.")
     return store
 
 
 def identity(teacher: nn.Module, train: ImageSet) -> dict[str, str]:
-    """What a store must not be mixed up with: short hashes of the teacher and of the images."""
+    """What a store must not be mixed up with: how images are turned, and short hashes of them and of the teacher."""
     return {
         "augmentation": "flip and shift",
         "teacher": _checkpoint.digest(teacher.state_dict()),
         "images": _checkpoint.digest({"images": train.images}),
     }
+
+
+def check_images(store: LogitStore, train: ImageSet) -> None:
+    """Raise unless `train` holds the images of the store, in their order."""
+    if _checkpoint.digest({"images": train.images}) != store.facts["images"]:
+        raise ValueError(
+            f"teacher, the store {store.folder}, is of other images than train, or of another order of them."
+        )
 
 
 def answers(teacher: nn.Module, train: ImageSet, flip: Tensor, shift: Tensor) -> Tensor:
@@ -183,15 +193,15 @@ def side(train: ImageSet) -> tuple[int, int]:
     return height, width
 
 
-def _write(store: LogitStore, view: int, logits: Tensor, precision: Precision) -> None:
-    if store.top is not None:
-        values, names = logits.topk(store.top, dim=1)
-        rest = logits.scatter(1, names, -torch.inf).logsumexp(1, keepdim=True) - np.log(store.classes - store.top)
+def _write(store: LogitStore, view: int, logits: Tensor) -> None:
+    top, classes = store.facts["top"], store.facts["classes"]
+    if top is not None:
+        values, names = logits.topk(top, dim=1)
+        rest = logits.scatter(1, names, -torch.inf).logsumexp(1, keepdim=True) - np.log(classes - top)
         logits = torch.cat([values, rest], 1)
-        small = np.int16 if store.classes < 2**15 else np.int32
-        _save(_path(store.folder, view, "classes"), names.numpy().astype(small))
+        _save(_path(store.folder, view, "classes"), names.numpy().astype(np.int16 if classes < 2**15 else np.int32))
     logits = logits - logits.mean(1, keepdim=True)  # which no softmax notices, and half precision does
-    _save(_path(store.folder, view), logits.numpy().astype(DTYPES[precision]))
+    _save(_path(store.folder, view), logits.numpy().astype(DTYPES[store.facts["precision"]]))
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -11,19 +11,39 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdutils import _base, layers, losses
+from kdutils import _base, _processes, layers, losses
 from kdutils._batches import Augment, Batch, Batches, Mix, length
 from kdutils._loop import Cohort, History, Optimizer, Settings, Source, check_shape, run
 from kdutils.data import ImageSet, flip_and_shift
 from kdutils.layers import Outputs, read
 from kdutils.metrics import predict
+from kdutils.store import LogitStore, check_images
 
-__all__ = ["Term", "distill", "fit", "flip_and_shift", "mutual", "teacher_logits", "teacher_outputs"]
+__all__ = ["Step", "Term", "distill", "fit", "flip_and_shift", "mutual", "teacher_logits", "teacher_outputs"]
 
 Average = Literal["probabilities", "logits"]
-Teacher = nn.Module | Tensor | Mapping[str, Tensor]
+Teacher = nn.Module | Tensor | Mapping[str, Tensor] | LogitStore
 
 TAKEN = {"loss", "kd", "ce", "lr", "seconds", "train_accuracy", "teacher_accuracy", "val_accuracy", "val_nll"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a :class:`Term` with `step` sees of one training step, for losses that need more than two layers' features.
+
+    Attributes:
+        inputs: (N, ...), as the student saw them.
+        labels: int64, (N,); of mixed images the larger part's.
+        student: in training mode.
+        teacher: the network, or None if `distill` was given stored outputs.
+        outputs: what the teacher gave for these inputs, without gradient: "logits" (N, K), and whatever was stored.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    student: nn.Module
+    teacher: nn.Module | None
+    outputs: Outputs
 
 
 @dataclass
@@ -42,6 +62,8 @@ class Term:
             student's to the teacher's number of channels, built from the first batch of each run.
         labels: whether `loss` wants the labels.
         teacher: which teacher, where there are several.
+        step: whether `loss` wants one :class:`Step` in place of the features, as those of :mod:`kdutils.guided` do;
+            then layers, projector and labels stay as they are.
 
     Attributes:
         trained: the projector that the latest run trained, or None. To keep it with its student, put both into
@@ -59,6 +81,7 @@ class Term:
     projector: nn.Module | Literal["linear"] | None = None
     labels: bool = False
     teacher: int = 0
+    step: bool = False
     trained: nn.Module | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -74,6 +97,11 @@ class Term:
             raise ValueError(f'projector must be None, "linear" or a torch.nn.Module, got {self.projector!r:.60}.')
         if isinstance(self.teacher, bool) or not isinstance(self.teacher, int) or self.teacher < 0:
             raise ValueError(f"teacher must be an integer of at least 0, got {self.teacher!r:.60}.")
+        if self.step and (self.student_layer or self.teacher_layer or self.projector is not None or self.labels):
+            raise ValueError(
+                f"step=True of term {self.name!r} gives its loss the whole step: leave student_layer, teacher_layer, "
+                "projector and labels out."
+            )
 
     def _start(self, student: Tensor, teacher: Tensor) -> list[nn.Module]:
         """Build the projector from one batch's features, or take the given one; give what is to be trained."""
@@ -87,7 +115,9 @@ class Term:
             axis = 1 if student.dim() == 4 else -1
             sizes = student.shape[axis], teacher.shape[axis]
             self.trained = nn.Conv2d(*sizes, 1) if student.dim() == 4 else nn.Linear(*sizes)
-        return [] if self.trained is None else [self.trained.to(student.device).train()]
+        trained = [] if self.trained is None else [self.trained.to(student.device).train()]
+        _processes.same_start(trained)
+        return trained
 
 
 def fit(
@@ -132,7 +162,10 @@ def fit(
         weight_decay: of every parameter with at least two dimensions (no bias, no normalisation).
         label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016).
         validation: a set to evaluate on after each epoch; it has no influence on the training.
-        device: where to train; a GPU if there is one. The model stays there.
+        device: where to train; a GPU if there is one. The model stays there. Under `torchrun` every process takes its
+            part of each batch of an ImageSet and the gradients are averaged: the same steps as one process takes,
+            except for what relates the images of a batch (batch normalisation; SP, RKD, CRD and DIST), which sees its
+            part only. For other iterables give each process its own part, by a `DistributedSampler`.
         checkpoint: a file (safetensors) that is written every `checkpoint_every` steps and at the end, always as a
             whole; from an iterable that is no ImageSet, between epochs only.
         checkpoint_every: that many steps.
@@ -208,7 +241,8 @@ def distill(
         student: as `model` in :func:`fit`.
         teacher: a network that gives logits of the same shape as the student's; or what
             :func:`teacher_logits` (V, N, K) or :func:`teacher_outputs` gave for this very `train` and
-            `augment`; or several of these, whose answers are averaged.
+            `augment`; or several of these, whose answers are averaged; or one :class:`~kdutils.store.LogitStore`
+            of this `train`, with `augment` True: epoch e then shows its view e mod `views`.
         train: as in :func:`fit`.
         epochs: as in :func:`fit`, like the other arguments that are not named here.
         temperature: T > 0 of the soft labels.
@@ -236,6 +270,8 @@ def distill(
     teachers: list[Teacher] = list(teacher) if isinstance(teacher, list | tuple) else [teacher]  # type: ignore[list-item]
     if not teachers:
         raise ValueError("teacher must be at least one network, got an empty list.")
+    if len(teachers) > 1 and any(isinstance(each, LogitStore) for each in teachers):
+        raise ValueError("teacher must be one store alone: two would show two different views.")
     terms = list(terms)
     _check_terms(terms, len(teachers), mix)
     losses.check_weights(kd_weight=kd_weight, ce_weight=ce_weight, **{term.name: term.weight for term in terms})
@@ -267,12 +303,17 @@ def distill(
             parts["kd"] = losses.kd_loss(logits, batch.soft, temperature)
         parts["ce"] = F.cross_entropy(logits, batch.targets)
         for term in terms:
-            ours = seen[term.student_layer or "logits"]
-            theirs = batch.teachers[term.teacher][term.teacher_layer or "logits"]
-            if batch.first:
-                projectors.extend(term._start(ours, theirs))
-            ours = term.trained(ours) if term.trained is not None else ours
-            parts[term.name] = term.loss(ours, theirs, batch.labels) if term.labels else term.loss(ours, theirs)
+            outputs = batch.teachers[term.teacher]
+            if term.step:
+                network = teachers[term.teacher]
+                live = network if isinstance(network, nn.Module) else None
+                parts[term.name] = term.loss(Step(batch.inputs, batch.labels, student, live, outputs))
+            else:
+                ours, theirs = seen[term.student_layer or "logits"], outputs[term.teacher_layer or "logits"]
+                if batch.first:
+                    projectors.extend(term._start(ours, theirs))
+                ours = term.trained(ours) if term.trained is not None else ours
+                parts[term.name] = term.loss(ours, theirs, batch.labels) if term.labels else term.loss(ours, theirs)
             if not isinstance(parts[term.name], Tensor) or parts[term.name].dim():
                 raise ValueError(
                     f"the loss of term {term.name!r} must give a scalar tensor, got {parts[term.name]!r:.60}."
@@ -424,8 +465,15 @@ def _check_terms(terms: Sequence[Term], teachers: int, mix: Mix | None) -> None:
 
 def _checked_teacher(
     teacher: Teacher, student: nn.Module, train: ImageSet | Batches, settings: Settings, wanted: Sequence[str]
-) -> nn.Module | Outputs:
-    """A teacher that fits: a network, or stored outputs by name."""
+) -> nn.Module | Outputs | LogitStore:
+    """A teacher that fits: a network, stored outputs by name, or a store on disk."""
+    if isinstance(teacher, LogitStore):
+        if not isinstance(train, ImageSet) or settings.augment is not True or settings.mix is not None or wanted:
+            raise ValueError(
+                "teacher is a store, which needs train to be an ImageSet, augment=True, no mix and no teacher_layer."
+            )
+        check_images(teacher, train)
+        return teacher
     if isinstance(teacher, nn.Module):
         if student is teacher or {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}:
             raise ValueError("teacher is the student, or shares parameters with it: pass a separate, trained network.")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import kdutils as kd
-from kdutils import data, store
+from kdutils import _loop, data, store
+from kdutils._batches import ImageBatches
 from tests.common import fashion
 
 COUNT = 60
@@ -192,3 +196,84 @@ def test_filling_refuses_what_does_not_fit(
     with pytest.raises(ValueError, match=sentence):
         fill(tmp_path, teacher, train, **options)
     assert files(tmp_path) == before
+
+
+# ---------------------------------------------------------------- in distill
+
+
+def test_each_epoch_shows_the_next_view_and_what_the_teacher_said_of_it(
+    tmp_path: Path, teacher: torch.nn.Module, train: kd.data.ImageSet
+) -> None:
+    kept = fill(tmp_path, teacher, train, views=2)
+    batches = ImageBatches(train, 25, True, None, 0, torch.device("cpu"), [{}], kept)
+    epochs = []
+    for _ in range(3):
+        seen = list(batches)
+        for batch in seen:
+            live = kd.predict(teacher, batch.inputs)
+            torch.testing.assert_close(batch.teachers[0]["logits"], centred(live), rtol=0, atol=1e-5)
+        order = torch.cat([batch.inputs.flatten(1) for batch in seen])
+        epochs.append(order[order.sum(1).argsort()])
+    assert torch.equal(epochs[0], epochs[2])  # two views, so the third epoch shows the first again, in another order
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_students_of_a_store_are_those_of_its_live_teacher(
+    tmp_path: Path, teacher: torch.nn.Module, train: kd.data.ImageSet
+) -> None:
+    kept = fill(tmp_path, teacher, train, views=1)
+    flip, shift = kept.draws(0, (28, 28))
+    shown = replace(train, images=data.move(train.images, flip, shift))
+    found = []
+    for source, images, augment in ((kept, train, True), (teacher, shown, False)):
+        with kd.seeded(0):
+            student = kd.models.tiny_cnn()
+        kd.distill(student, source, images, epochs=1, augment=augment, batch_size=COUNT, progress=False)
+        found.append(torch.cat([p.detach().flatten() for p in student.parameters()]))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_a_resumed_run_goes_on_with_the_view_that_is_due(
+    tmp_path: Path, teacher: torch.nn.Module, train: kd.data.ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = fill(tmp_path / "store", teacher, train)
+    ends = []
+    for stop in (None, 7):
+        with kd.seeded(0):
+            student = kd.models.tiny_cnn()
+        run = partial(
+            kd.distill, student, kept, train, epochs=4, batch_size=25, checkpoint=tmp_path / f"{stop}.safetensors",
+            checkpoint_every=2, resume=True, progress=False,
+        )  # fmt: skip
+        if stop is not None:
+            steps: list[int] = []
+            real = _loop._Loop.one_step
+
+            def dies(*arguments: Any, real: Any = real, steps: list[int] = steps) -> Any:
+                steps.append(1)
+                if len(steps) == 7:
+                    raise KeyboardInterrupt
+                return real(*arguments)
+
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(_loop._Loop, "one_step", dies)
+                run()
+            assert len(steps) == 7
+        run()
+        ends.append(torch.cat([p.detach().flatten() for p in student.parameters()]))
+    assert torch.equal(*ends)
+
+
+def test_distill_refuses_a_store_that_does_not_fit(
+    tmp_path: Path, teacher: torch.nn.Module, train: kd.data.ImageSet
+) -> None:
+    kept, other = fill(tmp_path, teacher, train), train[torch.arange(COUNT).flip(0)]
+    student = kd.models.tiny_cnn()
+    for source, images, options, sentence in (
+        (kept, other, {}, "is of other images than train, or of another order"),
+        (kept, train, {"augment": False}, "teacher is a store, which needs .* augment=True"),
+        (kept, train, {"mix": "mixup"}, "teacher is a store, which needs .* no mix"),
+        ([kept, kept], train, {}, "teacher must be one store alone"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            kd.distill(student, source, images, epochs=1, progress=False, **options)  # type: ignore[arg-type]
