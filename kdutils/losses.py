@@ -357,6 +357,85 @@ def crd_loss(student: Tensor, teacher: Tensor, temperature: float = 0.07) -> Ten
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
+def map_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
+    """1 − cosine of the two maps of an image, the mean over the images.
+
+    The loss of e²KD (Parchami-Araghi et al. 2024, arXiv:2402.03119); half the squared distance of the maps
+    brought to length 1, which is the loss of Jacobian matching (Srinivas & Fleuret 2018,
+    arXiv:1803.00443). An image whose
+    teacher's map is zero (no longer than 1e-6) teaches nothing and is not counted; a student's zero map has the cosine
+    0 and no gradient.
+
+    Args:
+        student_maps: (N, ...), any float type.
+        teacher_maps: the same shape; no gradient reaches it.
+
+    Returns:
+        A scalar without a unit, 0 to 2; zero when both are equal.
+
+    Raises:
+        ValueError: for shapes that differ, or an empty batch.
+    """
+    pair = _alike("(N, ...)", None, student_maps=student_maps, teacher_maps=teacher_maps)
+    ours, theirs = pair[0].flatten(1), pair[1].detach().flatten(1)
+    lengths = [torch.linalg.vector_norm(each, dim=1, keepdim=True) for each in (ours, theirs)]
+    cosines = (_divide(ours, lengths[0]) * _divide(theirs, lengths[1])).sum(1)
+    counted = lengths[1][:, 0] > _TINY
+    return torch.where(counted, 1 - cosines, 0.0).sum() / counted.sum().clamp(min=1)
+
+
+def class_map_loss(student_maps: Tensor, teacher_maps: Tensor, size: int = 2) -> Tensor:
+    """Class-attention transfer: the mean squared difference of all classes' maps (CAT-KD, Guo et al. 2023).
+
+    arXiv:2304.12777, in the form of their code: pooled to `size` × `size`, each class's map brought to length 1,
+    the mean over N · K · size². A class's map no longer than 1e-6 counts as zero.
+
+    Args:
+        student_maps: (N, K, H, W) from :func:`kdutils.guided.class_maps`, any float type.
+        teacher_maps: (N, K, H', W').
+        size: of the pooled map.
+
+    Returns:
+        A scalar without a unit.
+
+    Raises:
+        ValueError: for another number of images or classes, or a size that is not a positive integer.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"size must be an integer of at least 1, got {size!r:.60}.")
+    pair = _alike("(N, K, H, W)", "NK", student_maps=student_maps, teacher_maps=teacher_maps)
+
+    def pooled(maps: Tensor) -> Tensor:
+        flat = F.adaptive_avg_pool2d(maps, size).flatten(2)
+        return _divide(flat, torch.linalg.vector_norm(flat, dim=2, keepdim=True))
+
+    return F.mse_loss(pooled(pair[0]), pooled(pair[1].detach()))
+
+
+def outside_share(maps: Tensor, masks: Tensor) -> Tensor:
+    """The share of a map's squared length that lies where it must not, the mean over the images.
+
+    Right for the right reasons (Ross et al. 2017, arXiv:1703.03717) without a unit: their penalty, which is
+    :func:`kdutils.guided.outside_loss`, also falls when a network becomes less steep everywhere; this one does not.
+
+    Args:
+        maps: (N, ..., H, W), any float type, such as the input gradient.
+        masks: bool, (N, H, W) or (H, W) for all: True where the map must be zero.
+
+    Returns:
+        A scalar, 0 to 1. A map no longer than 1e-6 has the share 0 and no gradient.
+
+    Raises:
+        ValueError: for masks that are not bool or do not fit.
+    """
+    (values,) = _alike("(N, H, ...)", None, maps=maps)
+    check_masks(masks, values)
+    inside = masks.reshape(-1, *[1] * (values.dim() - 3), *values.shape[-2:])
+    length = torch.linalg.vector_norm(values.flatten(1), dim=1)
+    unit = _divide(values, length.view(-1, *[1] * (values.dim() - 1)))
+    return (unit * inside).square().flatten(1).sum(1).mean()
+
+
 def check_temperature(temperature: float) -> None:
     """Raise unless `temperature` is a positive finite number."""
     if not _is_number(temperature) or temperature <= 0:
@@ -386,6 +465,14 @@ def check_labels(labels: Tensor, logits: Tensor) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= k:
         raise ValueError(f"labels must lie in 0 to {k - 1} ({k} classes), got values from {low} to {high}.")
+
+
+def check_masks(masks: Tensor, maps: Tensor) -> None:
+    """Raise unless `masks` is bool of shape (H, W) or (N, H, W), for maps or inputs (N, ..., H, W)."""
+    shapes = (len(maps), *maps.shape[-2:]), tuple(maps.shape[-2:])
+    if not isinstance(masks, Tensor) or masks.dtype != torch.bool or tuple(masks.shape) not in shapes:
+        got = f"{masks.dtype} {tuple(masks.shape)}" if isinstance(masks, Tensor) else f"a {type(masks).__name__}"
+        raise ValueError(f"masks must be bool of shape {shapes[0]} or {shapes[1]}, got {got}.")
 
 
 def warn_if_probabilities(name: str, logits: Tensor) -> None:
