@@ -262,8 +262,11 @@ def teacher_maps(
     """The teacher's maps for every view of every image, to be stored beside :func:`~kdutils.teacher_outputs`::
 
         outputs = kd.teacher_outputs(teacher, train)
+        cam = partial(
+            kd.guided.grad_cam, layer="stage3"
+        )
         outputs["cam"] = kd.guided.teacher_maps(
-            teacher, train, partial(cam, layer="stage3")
+            teacher, train, cam
         )
         kd.distill(student, outputs, train, ...)
 
