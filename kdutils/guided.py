@@ -259,7 +259,7 @@ def teacher_maps(
     augment: Literal[False, "flip"] = False,
     targets: Tensor | None = None,
 ) -> Tensor:
-    """The teacher's maps for every view of every image, to be stored beside :func:`~kdutils.teacher_outputs`::
+    """The teacher's maps for every view of every image, to be stored beside :func:`~kdutils.train.teacher_outputs`::
 
         outputs = kd.teacher_outputs(teacher, train)
         cam = partial(

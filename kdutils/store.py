@@ -29,7 +29,7 @@ FACTS = "store.json"
 
 @dataclass(frozen=True)
 class LogitStore:
-    """What :func:`fill` wrote; pass it to :func:`kdutils.distill` as `teacher`, with the same images.
+    """What :func:`fill` wrote; pass it to :func:`kdutils.train.distill` as `teacher`, with the same images.
 
     Attributes:
         folder: of the files, one per view, read through the memory map: what is not asked for stays on disk.
@@ -96,7 +96,7 @@ def fill(
     Args:
         folder: of the store; made if it is not there.
         teacher: gives logits (N, K); asked in eval mode.
-        train: the images, flipped and shifted as by ``augment=True`` of :func:`kdutils.fit`.
+        train: the images, flipped and shifted as by ``augment=True`` of :func:`kdutils.train.fit`.
         views: of each image, at least 1.
         seed: of the views.
         precision: "half" keeps 11 bits of each logit; "single" all, for comparisons that have to be exact.

@@ -38,8 +38,8 @@ class SoftDecisionTree(nn.Module):
 
     A leaf is a distribution over the classes that no input changes. The tree's answer is their average, weighted by
     the probability of the path from the root to each leaf (section 2 of the paper); :class:`MostLikelyPath` reads
-    one leaf instead. It is trained as any network, with :func:`kdutils.fit` or :func:`kdutils.distill`. The layer
-    "gates" is what the losses of this module take::
+    one leaf instead. It is trained as any network, with :func:`kdutils.train.fit` or :func:`kdutils.train.distill`.
+    The layer "gates" is what the losses of this module take::
 
         balance = kd.Term(
             "balance", kd.trees.balance_loss,
@@ -107,7 +107,8 @@ class SoftDecisionTree(nn.Module):
         """Each leaf's own cross-entropy with the target, weighted by its path's probability: the paper's loss.
 
         Equation 3 of the paper without its outer logarithm, whose argument would be negative. It is never less than
-        the cross-entropy of the average (Jensen), and equal where one leaf takes all. For a :class:`kdutils.Term`.
+        the cross-entropy of the average (Jensen), and equal where one leaf takes all. For a
+        :class:`kdutils.train.Term`.
 
         Args:
             gates: (N, 2^depth − 1), what the layer "gates" gave.
@@ -168,7 +169,7 @@ def balance_loss(gates: Tensor, _teacher: Tensor | None = None) -> Tensor:
 
     Args:
         gates: (N, 2^D − 1), what the layer "gates" gave.
-        _teacher: has no say; it is here so that a :class:`kdutils.Term` can call this function.
+        _teacher: has no say; it is here so that a :class:`kdutils.train.Term` can call this function.
 
     Returns:
         A scalar in nats; the least is D · ln 2, where every node sends half of its inputs to each side.
