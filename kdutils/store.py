@@ -46,6 +46,11 @@ class LogitStore:
         found: int = self.facts["views"]
         return found
 
+    def check_images(self, train: ImageSet) -> None:
+        """Raise unless `train` holds the images of the store, in their order."""
+        if _checkpoint.digest({"images": train.images}) != self.facts["images"]:
+            raise ValueError(f"teacher, the store {self.folder}, is of other images than train, or of another order.")
+
     def draws(self, view: int, side: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """How a view turns each image of height and width `side`: mirrored (N,) bool, shifted (N, 2) in pixels."""
         size = self.facts["size"]
@@ -121,7 +126,7 @@ def fill(
     classes = predict(teacher, train.normalise(train.images[:1])).shape[1]
     if top is not None and not (isinstance(top, int) and 1 <= top < classes):
         raise ValueError(f"top must lie in 1 to {classes - 1} for {classes} classes, got {top!r}.")
-    facts = identity(teacher, train) | {
+    facts = _identity(teacher, train) | {
         "views": views, "seed": seed, "precision": precision, "top": top, "classes": classes, "size": len(train),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +138,7 @@ def fill(
     mine = [view for view in range(which, views, many) if not _path(folder, view).exists()]
     with _base.progress(len(mine), "fill", progress) as bar:
         for view in mine:
-            _write(store, view, answers(teacher, train, *store.draws(view, side(train))))
+            _write(store, view, _answers(teacher, train, *store.draws(view, _side(train))))
             bar.update()
     if part is None:
         _processes.wait(many)
@@ -150,7 +155,7 @@ def load(folder: str | Path, teacher: nn.Module, train: ImageSet) -> LogitStore:
     if not (folder / FACTS).exists():
         raise ValueError(f"store {folder} does not exist: make it with kdutils.store.fill.")
     facts = json.loads((folder / FACTS).read_text())
-    _check_same(folder, facts | identity(teacher, train))
+    _check_same(folder, facts | _identity(teacher, train))
     store = LogitStore(folder, facts)
     wanted = (facts["size"], facts["classes"] if facts["top"] is None else facts["top"] + 1)
     for view in range(store.views):
@@ -160,7 +165,7 @@ def load(folder: str | Path, teacher: nn.Module, train: ImageSet) -> LogitStore:
     return store
 
 
-def identity(teacher: nn.Module, train: ImageSet) -> dict[str, str]:
+def _identity(teacher: nn.Module, train: ImageSet) -> dict[str, str]:
     """What a store must not be mixed up with: how images are turned, and short hashes of them and of the teacher."""
     return {
         "augmentation": "flip and shift",
@@ -169,15 +174,7 @@ def identity(teacher: nn.Module, train: ImageSet) -> dict[str, str]:
     }
 
 
-def check_images(store: LogitStore, train: ImageSet) -> None:
-    """Raise unless `train` holds the images of the store, in their order."""
-    if _checkpoint.digest({"images": train.images}) != store.facts["images"]:
-        raise ValueError(
-            f"teacher, the store {store.folder}, is of other images than train, or of another order of them."
-        )
-
-
-def answers(teacher: nn.Module, train: ImageSet, flip: Tensor, shift: Tensor) -> Tensor:
+def _answers(teacher: nn.Module, train: ImageSet, flip: Tensor, shift: Tensor) -> Tensor:
     """The teacher's logits for one view, float32 (N, K)."""
     found = []
     device = _base.model_device(teacher)
@@ -187,7 +184,7 @@ def answers(teacher: nn.Module, train: ImageSet, flip: Tensor, shift: Tensor) ->
     return torch.cat(found).float().cpu()
 
 
-def side(train: ImageSet) -> tuple[int, int]:
+def _side(train: ImageSet) -> tuple[int, int]:
     """Height and width."""
     height, width = train.images.shape[-2:]
     return height, width

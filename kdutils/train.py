@@ -17,7 +17,7 @@ from kdutils._loop import Cohort, History, Optimizer, Settings, Source, check_sh
 from kdutils.data import ImageSet, flip_and_shift
 from kdutils.layers import Outputs, read
 from kdutils.metrics import predict
-from kdutils.store import LogitStore, check_images
+from kdutils.store import LogitStore
 
 __all__ = ["Step", "Term", "distill", "fit", "flip_and_shift", "mutual", "teacher_logits", "teacher_outputs"]
 
@@ -472,7 +472,7 @@ def _checked_teacher(
             raise ValueError(
                 "teacher is a store, which needs train to be an ImageSet, augment=True, no mix and no teacher_layer."
             )
-        check_images(teacher, train)
+        teacher.check_images(train)
         return teacher
     if isinstance(teacher, nn.Module):
         if student is teacher or {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}:

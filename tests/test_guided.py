@@ -222,7 +222,7 @@ def test_map_loss_is_one_minus_the_cosine() -> None:
     loss = losses.map_loss(a, b.requires_grad_())
     (slopes,) = torch.autograd.grad(loss, a)
     assert bool(torch.isfinite(slopes).all()) and bool((slopes[[0, 2]] == 0).all()) and bool((slopes[1] != 0).any())
-    assert float(losses.map_loss(a, torch.zeros_like(a))) == 0
+    assert losses.map_loss(a, torch.zeros_like(a)).item() == 0
 
 
 @pytest.mark.parametrize("loss", [losses.map_loss, losses.class_map_loss, partial(losses.class_map_loss, size=3)])

@@ -105,7 +105,7 @@ def test_an_interrupted_fill_goes_on_and_a_half_written_view_is_none(
 ) -> None:
     fill(tmp_path / "whole", teacher, train)
     asked = []
-    real = store.answers
+    real = store._answers
 
     def dies(*arguments: object) -> torch.Tensor:
         asked.append(1)
@@ -113,7 +113,7 @@ def test_an_interrupted_fill_goes_on_and_a_half_written_view_is_none(
             raise KeyboardInterrupt
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "answers", dies)
+    monkeypatch.setattr(store, "_answers", dies)
     with pytest.raises(KeyboardInterrupt):
         fill(tmp_path / "cut", teacher, train)
     (tmp_path / "cut" / ".view-001.logits.npy.99").write_bytes(b"half of a view")
