@@ -131,7 +131,7 @@ def fill(
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / FACTS).exists():
-        _check_same(folder, facts)
+        _check_same(folder, json.loads((folder / FACTS).read_text()), facts)
     else:
         _base.write_whole(folder / FACTS, (json.dumps(facts, indent=1) + "\n").encode())
     store = LogitStore(folder, facts)
@@ -155,7 +155,7 @@ def load(folder: str | Path, teacher: nn.Module, train: ImageSet) -> LogitStore:
     if not (folder / FACTS).exists():
         raise ValueError(f"store {folder} does not exist: make it with kdutils.store.fill.")
     facts = json.loads((folder / FACTS).read_text())
-    _check_same(folder, facts | _identity(teacher, train))
+    _check_same(folder, facts, _identity(teacher, train))
     store = LogitStore(folder, facts)
     wanted = (facts["size"], facts["classes"] if facts["top"] is None else facts["top"] + 1)
     for view in range(store.views):
@@ -211,8 +211,7 @@ def _path(folder: Path, view: int, kind: str = "logits") -> Path:
     return folder / f"view-{view:03d}.{kind}.npy"
 
 
-def _check_same(folder: Path, facts: dict[str, Any]) -> None:
-    stored = json.loads((folder / FACTS).read_text())
+def _check_same(folder: Path, stored: dict[str, Any], facts: dict[str, Any]) -> None:
     for name, value in facts.items():
         if stored.get(name) != value:
             raise ValueError(

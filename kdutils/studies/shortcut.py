@@ -32,12 +32,11 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import kdutils as kd
-from kdutils import explain
+from kdutils import _checkpoint, explain
 from kdutils._base import cache_folder
 from kdutils.data import ImageSet
 from kdutils.selection import Split, split
@@ -133,11 +132,9 @@ def teacher(name: str) -> nn.Module:
     path = cache_folder() / f"shortcut-{TEACHER_IMAGES}-{TEACHER_EPOCHS}" / f"{name.replace(' ', '_')}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        save_file({k: v.contiguous() for k, v in train(teacher_run(name)).state_dict().items()}, temporary)
-        temporary.replace(path)
+        _checkpoint.write(path, train(teacher_run(name)).state_dict(), {"teacher": name})
     model = kd.models.resnet(**RESNET)
-    model.load_state_dict(load_file(path))
+    model.load_state_dict(_checkpoint.read(path)[0])
     return model.eval()
 
 
