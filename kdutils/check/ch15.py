@@ -79,8 +79,14 @@ def exercise_2(answer: Callable[..., Any]) -> str | None:
     if not isinstance(got, Tensor) or tuple(got.shape) != shape:
         what = tuple(got.shape) if isinstance(got, Tensor) else f"a {type(got).__name__}"
         return f"One map per image, summed over the channels: {shape} is wanted here, yours is {what}."
-    slopes = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), maps, retain_graph=True)[0]
-    maps = maps.detach()
+    afresh, live = _Seen()(x)  # the answer may have freed the graph of its own
+    maps = live.detach()
+
+    def signed_map(score: Tensor) -> Tensor:
+        slopes = torch.autograd.grad(score.sum(), live, retain_graph=True)[0]
+        return (slopes.mean((2, 3), keepdim=True) * maps).sum(1)
+
+    slopes = torch.autograd.grad(afresh.gather(1, targets[:, None]).sum(), live, retain_graph=True)[0]
     weights = slopes.mean((2, 3), keepdim=True)
     signed = (weights * maps).sum(1)
     if not _close(got, signed.relu()):
@@ -91,6 +97,13 @@ def exercise_2(answer: Callable[..., Any]) -> str | None:
             "The ReLU comes last, after the sum over the channels.": (weights * maps).relu().sum(1),
             "Take the mean of the slopes over the places, not the sum.": 25 * signed.relu(),
             "Those are the slopes alone: multiply the maps by them.": slopes.sum(1).relu(),
+            "Those are the maps of each image's first class: take the logit of the class in targets.": signed_map(
+                afresh.amax(1)
+            ).relu(),
+            "Take the slopes of the logit itself, not of its softmax or of a loss.": signed_map(
+                afresh.log_softmax(1).gather(1, targets[:, None])
+            ).relu(),
+            "Add the logits of the images up, don't average them: each image has its own map.": signed.relu() / len(x),
         }
         for hint, value in hints.items():
             if _close(got, value):
@@ -98,7 +111,10 @@ def exercise_2(answer: Callable[..., Any]) -> str | None:
         return "Not Grad-CAM: mean slope of each channel × the channel, summed over the channels, ReLU."
     if not got.requires_grad:
         return "The value is right, but no gradient reaches the student: it came out detached."
-    found = torch.autograd.grad(got.square().sum(), list(model.parameters()), allow_unused=True)
+    try:
+        found = torch.autograd.grad(got.square().sum(), list(model.parameters()), allow_unused=True)
+    except RuntimeError:
+        return "The value is right, but backward() has freed its graph: ask for the slopes with create_graph=True."
     fresh = _Seen()
     logits, maps = fresh(x)
     slopes = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), maps, create_graph=True)[0]
@@ -143,7 +159,8 @@ def exercise_3(answer: Callable[..., Any]) -> str | None:
     if not _close(got, x * slope(share * x)):
         hints = {
             "The slope is taken at the input: take it at where · input.": x * slope(x),
-            "The factor is the input, all the way from the baseline, not where · input.": share * x * slope(share * x),
+            "There is a factor where too many. In front stands the input, not where · input; and the gradient is with "
+            "respect to the point, not to the input.": share * x * slope(share * x),
             "The factor is missing: the path is as long as the input.": slope(share * x),
             "Take the gradient with respect to the point where · input; with respect to the input it is smaller by the "
             "factor where. (The factor in front is the input.)": share * slope(share * x),

@@ -58,6 +58,10 @@ def exercise_2(answer: Callable[[float, np.ndarray], float]) -> str | None:
         size, sizes = abs(real), np.abs(placebos)
         one_sided = (1 + (placebos >= real).sum()) / 50
         for wrong, hint in (
+            (
+                (1 + (sizes >= real).sum()) / 50,
+                "The sizes of the placebos against the real one with its sign: take the size of both.",
+            ),
             (one_sided, "That is one-sided: a concept that speaks *against* the class counts as well. Compare sizes."),
             ((placebos >= real).mean(), "Compare sizes, for both signs count; and count the real one itself too."),
             (

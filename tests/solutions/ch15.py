@@ -33,6 +33,23 @@ def _weighted(logits, features, targets, graph=True):
     return (_slopes(logits, features, targets, graph).mean((2, 3), keepdim=True) * features).sum(1)
 
 
+def _freed(logits, features, targets):
+    slopes = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), features)[0]
+    return (slopes.mean((2, 3), keepdim=True) * features).sum(1).relu()
+
+
+def _backward(logits, features, targets):
+    features.retain_grad()
+    logits.gather(1, targets[:, None]).sum().backward()
+    return (features.grad.mean((2, 3), keepdim=True) * features).sum(1).relu()
+
+
+def _through_the_input(model, inputs, targets, where):
+    leaf = inputs.clone().requires_grad_()
+    score = model(where.view(-1, 1, 1, 1) * leaf).gather(1, targets[:, None]).sum()
+    return inputs * torch.autograd.grad(score, leaf, create_graph=True)[0]
+
+
 def _point(model, inputs, targets, where, graph=True):
     point = (where * inputs).detach().requires_grad_()
     score = model(point).gather(1, targets[:, None]).sum()
@@ -53,10 +70,16 @@ WRONG = {
         (_weighted, "ReLU is missing"),
         (lambda z, f, y: (_slopes(z, f, y) * f).sum(1).relu(), "one weight per channel"),
         (lambda z, f, y: (_slopes(z, f, y).mean((2, 3), keepdim=True) * f.detach()).sum(1).relu(), "Detach neither"),
+        (lambda z, f, y: _weighted(z, f, z.argmax(1)).relu(), "class in targets"),
+        (lambda z, f, y: _weighted(z.log_softmax(1), f, y).relu(), "softmax"),
+        (lambda z, f, y: _weighted(z / len(z), f, y).relu(), "don't average"),
+        (_freed, "create_graph"),
+        (_backward, "create_graph"),
     ],
     3: [
         (lambda m, x, y, w: x * _point(m, x, y, 1.0), "taken at the input"),
         (lambda m, x, y, w: w.view(-1, 1, 1, 1) * x * _point(m, x, y, w.view(-1, 1, 1, 1)), "not where · input"),
+        (_through_the_input, "with respect to the point"),
         (lambda m, x, y, w: _point(m, x, y, w.view(-1, 1, 1, 1)), "factor is missing"),
         (lambda m, x, y, w: x * _point(m, x, y, w.view(-1, 1, 1, 1), graph=False), "create_graph"),
         (lambda m, x, y, w: x * _point(m, x, y, float(w.mean())), "mean place"),

@@ -53,6 +53,13 @@ WRONG = {
     2: [
         (lambda real, placebos: (1 + (placebos >= real).sum()) / (1 + len(placebos)), "one-sided"),
         (lambda real, placebos: (np.abs(placebos) >= abs(real)).mean(), "p of 0"),
+        (lambda real, placebos: (1 + (np.abs(placebos) >= real).sum()) / (1 + len(placebos)), "size of both"),
+        (
+            lambda real, placebos: (
+                2 * min((placebos >= real).sum() + 1, (placebos <= real).sum() + 1) / (1 + len(placebos))
+            ),
+            "one tail",
+        ),
         (lambda real, placebos: (1 + (np.abs(placebos) <= abs(real)).sum()) / (1 + len(placebos)), "turn it round"),
         (lambda real, placebos: (1 + (np.abs(placebos) > abs(real)).sum()) / (1 + len(placebos)), "not >"),
         (lambda real, placebos: (1 + (np.abs(placebos) >= abs(real)).sum()) / len(placebos), "below it"),
