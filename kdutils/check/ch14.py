@@ -48,11 +48,11 @@ def exercise_2(answer: Callable[[list[float]], float]) -> str | None:
     found = [float(answer(list(case))) for case in cases]
     right = [float(sign_flip(case)[0]) for case in cases]
     if np.allclose(found, right, atol=1e-9):
-        flat = float(answer([0.1] * 8))
-        if not np.isclose(flat, 2 / 2**8):
+        tied = [0.1, 0.2, -0.3, 0.4]  # 0.4 and 0.4, but for the last bit
+        if not np.isclose(float(answer(tied)), float(sign_flip(tied)[0])):
             return (
-                f"For eight equal differences you got {flat:.4g}: mirror images that differ by a rounding error "
-                "must count as ties. Compare with a little room, such as 1e-12."
+                f"For {tied} patterns whose sums differ by a rounding error must count as ties. Compare with a "
+                "little room, such as 1e-12."
             )
         return None
     for wrong, hint in (

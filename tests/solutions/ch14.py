@@ -37,7 +37,7 @@ def _cosine(a, b):
     return torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1))
 
 
-def _p(differences, two_sided=True, strict=False):
+def _p(differences, two_sided=True, strict=False, room=1e-12):
     def size(x):
         return abs(x) if two_sided else x
 
@@ -45,7 +45,7 @@ def _p(differences, two_sided=True, strict=False):
     patterns = list(itertools.product([1, -1], repeat=len(differences)))
     for signs in patterns:
         total = size(sum(s * d for s, d in zip(signs, differences, strict=True)))
-        hits += total > found + 1e-12 if strict else total >= found - 1e-12
+        hits += total > found + room if strict else total >= found - room
     return hits / len(patterns)
 
 
@@ -68,6 +68,7 @@ WRONG = {
         (lambda d: _p(d, two_sided=False), "one-sided"),
         (lambda d: _p(d, strict=True), "at least"),
         (lambda d: 2 * _p(d), "double"),
+        (lambda d: _p(d, room=0), "rounding error"),
         (lambda d: _p(d) * 2 ** len(d), "divide by"),
     ],
     3: [
