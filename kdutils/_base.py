@@ -35,14 +35,21 @@ def profile(cpu: T, gpu: T) -> T:
 
 
 def setup() -> str:
-    """Prepare a notebook (figure style, if the plotting libraries are there) and say where it runs."""
+    """Prepare a notebook (figure style, if the plotting libraries are there) and say where it runs.
+
+    The sentence names the device, says how long a chapter takes there, and in Colab how to get a GPU.
+    """
     from kdutils import plot
 
     plot.use_style()
     if device().type == "cuda":
-        return f"Running on {torch.cuda.get_device_name()}: the larger, GPU-sized experiments are used."
-    hint = " (in Colab: Runtime, Change runtime type, GPU)" if "google.colab" in sys.modules else ""
-    return f"Running on the CPU: every experiment is sized for two cores. A GPU is optional{hint}."
+        name = torch.cuda.get_device_name()
+        return f'Running on {name}: the larger, GPU-sized experiments are used; for their time see "At a glance".'
+    hint = " (menu Runtime, Change runtime type, choose a GPU; then Run all)" if "google.colab" in sys.modules else ""
+    return (
+        'Running on the CPU: a chapter takes up to two minutes on two cores; for this one see "At a glance". '
+        f"A GPU is optional{hint}."
+    )
 
 
 def cache_folder() -> Path:

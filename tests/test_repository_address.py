@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_the_setup_cell_is_short_and_python(copy: Path) -> None:
     for repo in ("", EXAMPLE):
         cell = stamp.setup_cell(repo, copy)
         ast.parse(cell)
-        assert len(cell.splitlines()) <= 18 and cell.endswith("print(kd.setup())")
+        assert len(cell.splitlines()) <= 20 and cell.endswith("print(kd.setup())")
 
 
 def run_setup(repo: str, monkeypatch: pytest.MonkeyPatch, *, installed: bool) -> list[list[str]]:
@@ -98,8 +99,10 @@ def test_the_setup_cell_installs_nothing_where_kdutils_is_there(monkeypatch, cap
 
 
 def test_the_setup_cell_installs_kdutils_alone_where_it_is_missing(monkeypatch) -> None:
+    """torch and numpy are named at the versions that are there: so they count as satisfied and are never replaced."""
     (command,) = run_setup(EXAMPLE, monkeypatch, installed=False)
-    assert command[1:] == ["-m", "pip", "install", "-q", f"kdutils @ git+https://github.com/{EXAMPLE}"]
+    kept = [f"{name}=={version(name)}" for name in ("torch", "torchvision", "numpy")]
+    assert command[1:] == ["-m", "pip", "install", "-q", f"kdutils @ git+https://github.com/{EXAMPLE}", *kept]
 
 
 def test_an_unstamped_setup_cell_says_so_and_stops(monkeypatch) -> None:
