@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kdutils import check
 from tests.conftest import ROOT, chapters
 from tools.stamp import address, is_setup_cell, setup_cell
 
@@ -201,6 +202,20 @@ def test_a_chapter_has_three_exercises(notebook: Path) -> None:
         found = [name for name in names if name.startswith(title)]
         assert len(found) == 1, f"{notebook.name} has {len(found)} headings that start with {title!r}"
         assert kind in found[0], f"{found[0]!r} does not say that it is the {kind} one"
+
+
+@each_chapter
+def test_each_exercise_has_a_stub_that_was_run_and_is_not_attempted(notebook: Path) -> None:
+    """And a check that knows it; so the three checks of `kdutils.check` are those of the chapter."""
+    cells = [cell for cell in code_cells(read(notebook)) if "check.exercise(" in source(cell)]
+    named = [re.findall(r'check\.exercise\("([\d.]+)"', source(cell)) for cell in cells]
+    wanted = [f"{notebook.name[:2]}.{number}" for number in (1, 2, 3)]
+    assert named == [[name] for name in wanted], f"{notebook.name} checks {named}"
+    assert set(wanted) <= set(check._checks()), f"kdutils/check/ch{notebook.name[:2]}.py lacks a check"
+    for name, cell in zip(wanted, cells, strict=True):
+        said = "".join(text for output in cell["outputs"] for _, text in texts(output))
+        assert said.strip() == f"Exercise {name}: not attempted."
+        assert not IGNORING_TAGS & set(cell["metadata"].get("tags", []))
 
 
 def test_the_budget_of_cells_that_are_not_compared_is_kept() -> None:

@@ -29,7 +29,7 @@ OPENING = """# {title}
 |-|-|
 | You will learn | … |
 | You need | [Softmax and temperature](01_softmax_and_temperature.ipynb) |
-| Time | under a minute on two CPU cores |
+| Time | under a minute on two CPU cores; … on a GPU |
 | Data | Fashion-MNIST, inside the package |"""
 
 BODY = """## The surprising figure
