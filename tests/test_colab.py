@@ -141,7 +141,9 @@ def stamped(path: Path) -> nbformat.NotebookNode:
 
 
 def printed(notebook: nbformat.NotebookNode, cell: int) -> str:
-    return "".join(output.get("text", "") for output in notebook.cells[cell].outputs)
+    """What a cell wrote to stdout (stderr may hold tqdm's wish for ipywidgets, which Colab fulfils)."""
+    outputs = notebook.cells[cell].outputs
+    return "".join(output.text for output in outputs if output.get("name") == "stdout")
 
 
 def unchanged(colab: Colab, before: dict) -> None:
