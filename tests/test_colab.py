@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -161,7 +162,7 @@ def unchanged(colab: Colab, before: dict) -> None:
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> tuple[Colab, dict, nbformat.NotebookNode]:
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Colab, dict, nbformat.NotebookNode]]:
     """The environment after the setup cell has run in it, its state before, and what the cell printed."""
     folder = tmp_path_factory.mktemp("colab")
     colab = make(folder / "colab")
@@ -169,12 +170,19 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> tuple[Colab, dict, nbfor
     assert not set(before) & set(OURS), "something of ours is there before the setup cell has run"
     assert {canonicalize_name(name) for name in PREINSTALLED} <= set(before)
     colab.serve(tree(folder / "tree"), EXAMPLE)
-    return colab, before, colab.run(setup("print(kd.__file__)"), folder / "content")
+    yield colab, before, colab.run(setup("print(kd.__file__)"), folder / "content")
+    shutil.rmtree(colab.folder / "env")
 
 
-def test_the_setup_cell_installs_what_is_missing_and_nothing_else(opened) -> None:
+def test_the_setup_cell_installs_what_is_missing_and_nothing_else(opened, capsys: pytest.CaptureFixture) -> None:
     colab, before, notebook = opened
     unchanged(colab, before)
+    there = {name: before[name][0] for name in ("torch", "torchvision", "numpy")}
+    for name, version in there.items():
+        assert f"Requirement already satisfied: {name}=={version} in" in colab.log
+    brought = re.findall(r"Installing collected packages: (.+)", colab.log)[-1]
+    with capsys.disabled():  # the log of the tests shows it
+        print(f"\n  in Colab: {there} stayed as they were, pip installed {brought}")
     now = colab.state()
     assert set(OURS) <= set(now) and now["torch"][1] == now["numpy"][1] == "uv" and now["kdutils"][1] == "pip"
     assert "Created wheel for kdutils" in colab.log
@@ -220,6 +228,7 @@ def test_a_package_that_wants_another_numpy_is_refused_and_nothing_is_touched(tm
     colab.serve(root, EXAMPLE)
     with pytest.raises(CellExecutionError, match="CalledProcessError"):
         colab.run(setup(), tmp_path / "content")
-    assert re.search(r"numpy<2|conflicting dependencies", colab.log)
+    assert "conflicting dependencies" in colab.log and "kdutils 0.1.0 depends on numpy<2" in colab.log
     unchanged(colab, before)
     assert colab.state().keys() == before.keys()
+    shutil.rmtree(colab.folder / "env")
