@@ -228,7 +228,7 @@ def test_a_package_that_wants_another_numpy_is_refused_and_nothing_is_touched(tm
     colab.serve(root, EXAMPLE)
     with pytest.raises(CellExecutionError, match="CalledProcessError"):
         colab.run(setup(), tmp_path / "content")
-    assert "conflicting dependencies" in colab.log and "kdutils 0.1.0 depends on numpy<2" in colab.log
+    assert "conflicting dependencies" in colab.log and re.search(r"kdutils \S+ depends on numpy<2", colab.log)
     unchanged(colab, before)
     assert colab.state().keys() == before.keys()
     shutil.rmtree(colab.folder / "env")
