@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import time
 import warnings
@@ -73,6 +74,11 @@ class Settings:
             raise ValueError(
                 f"checkpoint {self.checkpoint} exists: pass resume=True to go on from it, or delete it to start anew."
             )
+        if self.log_dir is not None:
+            if Path(self.log_dir).is_file():
+                raise ValueError(f"log_dir must be a folder, got the file {str(self.log_dir)!r}.")
+            if importlib.util.find_spec("tensorboard") is None:
+                raise ImportError("log_dir needs the package tensorboard: pip install tensorboard.")
 
     def facts(self) -> dict[str, Any]:
         """What must be the same for a run to go on from a checkpoint."""
@@ -177,9 +183,9 @@ def run(
                 if validation is not None:
                     found = evaluate(model, validation)
                     row |= {"val_accuracy": found["accuracy"], "val_nll": found["nll"]}
+                if log is not None:  # before the checkpoint that counts the epoch as done: killed in between, it is
+                    log(row | {"images_per_second": loop.speed}, loop.epoch + 1)  # done and logged again
                 loop.finish_epoch(row)
-                if log is not None:
-                    log(row | {"images_per_second": loop.images / row["seconds"]}, loop.epoch)
                 bar.set_postfix(epoch=f"{loop.epoch}/{settings.epochs}", loss=f"{row['loss']:.3f}", refresh=False)
         except KeyboardInterrupt:
             if not _base.in_notebook():
@@ -221,6 +227,7 @@ class _Loop:
         self.epoch = self.step = 0  # complete epochs, and complete steps of the one under way
         self.sums: dict[str, Tensor] = {}  # of that epoch, over its images
         self.images, self.seconds = 0, 0.0
+        self.speed = 0.0  # images per second of the latest epoch, all processes together
         self.unsaved = 0  # steps since the last checkpoint
         self.identity: dict[str, Any] = {}
 
@@ -257,6 +264,7 @@ class _Loop:
         images = float(
             _processes.total(torch.tensor(float(self.images), device=_base.model_device(self.model)), self.size)
         )
+        self.speed = images / self.seconds
         row = {name: float(_processes.total(value, self.size)) / images for name, value in self.sums.items()}
         if not math.isfinite(row["loss"]):
             raise FloatingPointError(f"the loss became not finite in epoch {epoch + 1}: lower lr, or check the inputs.")
@@ -401,16 +409,15 @@ def _optimizer(models: Iterable[nn.Module], settings: Settings) -> torch.optim.O
 
 @contextlib.contextmanager
 def _log(folder: str | Path, epoch: int) -> Iterator[Callable[[Mapping[str, float], int], None]]:
-    """A function that writes one epoch's scalars for TensorBoard."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ImportError("log_dir needs the package tensorboard: pip install tensorboard.") from None
-    with SummaryWriter(folder, purge_step=epoch + 1 if epoch else None) as writer:
+    """A function that writes one epoch's scalars for TensorBoard, which forgets what it has read of later ones."""
+    from torch.utils.tensorboard import SummaryWriter  # an optional package
+
+    with SummaryWriter(folder, purge_step=epoch + 1) as writer:
 
         def log(row: Mapping[str, float], epoch: int) -> None:
             for name, value in row.items():
                 writer.add_scalar(name, value, epoch)
+            writer.flush()
 
         yield log
 

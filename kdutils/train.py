@@ -171,7 +171,8 @@ def fit(
         checkpoint_every: that many steps.
         resume: go on from `checkpoint` if it is there. With an ImageSet, on the same machine with the same
             number of threads, the end is the same to the bit as without the interruption.
-        log_dir: a folder for TensorBoard, which gets each epoch's row of the history and the images per second.
+        log_dir: a folder for TensorBoard, which gets each epoch's row of the history and the images per second; a
+            resumed run goes on in it, another one takes the place of what it showed.
         progress: show a bar with the time left.
 
     Returns:
@@ -183,6 +184,7 @@ def fit(
         ValueError: for any argument that does not fit, in one sentence that names it; for a checkpoint that is
             there though `resume` is False, is damaged, or belongs to another run.
         FloatingPointError: as soon as the loss is not finite, with the epoch and the step.
+        ImportError: for `log_dir` without the package tensorboard.
         torch.cuda.OutOfMemoryError: with what to change.
     """
     _base.check_number("label_smoothing", label_smoothing, 0)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
-import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 
 import kdutils as kd
 from kdutils import _checkpoint
+from tests import kills
 from tests.common import pixels, random_set, same_bits, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:the teacher is right on")
@@ -264,53 +263,63 @@ def test_out_of_memory_says_what_to_change() -> None:
         kd.fit(model, random_set(), epochs=1, batch_size=8, progress=False)
 
 
-RUN = """
-import sys, torch
-import kdutils as kd
-torch.set_num_threads(1)
-train = kd.data.load("fashion_mnist", train_size=2000)[0]
-with kd.seeded(0):
-    student, teacher = kd.models.tiny_cnn(4), kd.models.tiny_cnn(4)
-options = {"epochs": 3, "batch_size": 50, "seed": 1, "checkpoint": sys.argv[1], "checkpoint_every": 3, "resume": True}
-kd.distill(student, teacher, train, **options)
-"""
+# ---------------------------------------------------------------- killed
 
 
-@pytest.mark.slow
-def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
-    """SIGKILL at 20 moments; every file that is there can be read, and the end is the same to the bit."""
-    script = tmp_path / "run.py"
-    script.write_text(RUN)
+def train_to(path: Path) -> None:
+    """120 steps of a student with dropout, batch norm and a projector; a checkpoint after every seventh."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    term = kd.Term("hint", kd.losses.hint_loss, 0.1, "conv", "conv", projector="linear")
+    kd.distill(
+        pixels(1), pixels(2), random_set(600), terms=[term], epochs=4, batch_size=20, lr=0.05, seed=3,
+        checkpoint=path, checkpoint_every=7, resume=True, progress=False,
+    )  # fmt: skip
 
-    def run(path: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-W", "ignore", str(script), str(path)]
-        return subprocess.Popen(command, env=os.environ | {"KDUTILS_PROGRESS": "0"}, cwd=Path(__file__).parents[1])
 
-    begin = time.perf_counter()
-    assert run(tmp_path / "undisturbed").wait() == 0
-    whole = time.perf_counter() - begin
-    wanted, facts = _checkpoint.read(tmp_path / "undisturbed")
-    generator = torch.Generator().manual_seed(0)
-    path, kills = tmp_path / "killed", 0
-    while kills < 20:
-        process = run(path)
-        try:
-            process.wait(timeout=whole * float(torch.rand((), generator=generator)))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-            if path.exists():
-                _checkpoint.read(path)
-            continue
-        assert process.returncode == 0
-        compare(path, wanted, facts)
+@pytest.fixture(scope="module")
+def end(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """The last checkpoint of an undisturbed run, and the seconds that it took."""
+    path = tmp_path_factory.mktemp("end") / "run"
+    return path, kills.undisturbed(train_to, path)
+
+
+@pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_and_resumed(tmp_path: Path, end: tuple[Path, float], count: int) -> None:
+    """At no moment a checkpoint that can't be read, and always the same end to the bit."""
+    path, seen, ends = tmp_path / "run", set(), []
+
+    def look() -> None:
+        if path.exists():
+            _, facts = _checkpoint.read(path)
+            seen.add((facts["epoch"], facts["step"]))
+
+    def compare() -> None:
+        ends.append(path)
+        assert_same_end(path, end[0])
         path.unlink()
-    assert run(path).wait() == 0
-    compare(path, wanted, facts)
+
+    kills.killed(train_to, (path,), count, end[1], end=compare, look=look, dead=look)
+    assert ends and len(seen) > count  # it was looked at while it trained
 
 
-def compare(path: Path, wanted: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    found, its_facts = _checkpoint.read(path)
-    assert same_bits(found, wanted)
+@pytest.mark.parametrize("half", [True, False])
+def test_killed_while_a_checkpoint_is_written(tmp_path: Path, end: tuple[Path, float], half: bool) -> None:
+    path = tmp_path / "run"
+    for count, done in ((1, None), (3, 14), (1, 14), (9, 70)):
+        process = kills.start(kills.dies_in_the_midst, train_to, path, count, half)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert path.exists() == (done is not None)
+        if done is not None:
+            facts = _checkpoint.read(path)[1]
+            assert facts["epoch"] * 30 + facts["step"] == done
+    kills.undisturbed(train_to, path)
+    assert_same_end(path, end[0])
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]
+
+
+def assert_same_end(path: Path, wanted: Path) -> None:
+    (found, its_facts), (expected, facts) = _checkpoint.read(path), _checkpoint.read(wanted)
+    assert same_bits(found, expected)
     assert same_history(its_facts["history"], facts["history"])
