@@ -67,12 +67,14 @@ def test_a_resumed_run_writes_no_step_twice_and_leaves_none_out(tmp_path: Path, 
     options: dict[str, Any] = {"checkpoint": tmp_path / "run", "checkpoint_every": every, "resume": True}
     with pytest.raises(Stop):
         run(tmp_path, stop, **options)
-    check(logged(tmp_path / "log"), run(tmp_path, **options))
+    history = run(tmp_path, **options)
+    check(logged(tmp_path / "log"), history)
 
 
 def test_another_run_takes_the_place_of_the_one_that_was_shown(tmp_path: Path) -> None:
     run(tmp_path)
-    check(logged(tmp_path / "log"), run(tmp_path, epochs=2, seed=1))
+    history = run(tmp_path, epochs=2, seed=1)
+    check(logged(tmp_path / "log"), history)
 
 
 def train_and_log(folder: Path) -> None:
