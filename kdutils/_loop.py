@@ -171,7 +171,9 @@ def run(
             prints = {f"teacher {i}": _fingerprint(each.teacher) for i, each in enumerate(sources)}
             loop.identity = {"verb": verb, **settings.facts(), "weights": weights, **(facts or {}), **prints}
             if isinstance(train, ImageSet):
-                loop.identity["train"] = _checkpoint.digest({"images": train.images, "labels": train.labels})
+                loop.identity["train"] = _checkpoint.digest(
+                    {"images": train.images, "labels": train.labels, "stats": torch.tensor([train.mean, train.std])}
+                )
             if Path(settings.checkpoint).exists():
                 loop.load(Path(settings.checkpoint))
         log = None

@@ -48,7 +48,7 @@ class LogitStore:
 
     def check_images(self, train: ImageSet) -> None:
         """Raise unless `train` holds the images of the store, in their order."""
-        if _checkpoint.digest({"images": train.images}) != self.facts["images"]:
+        if _images(train) != self.facts["images"]:
             raise ValueError(f"teacher, the store {self.folder}, is of other images than train, or of another order.")
 
     def draws(self, view: int, side: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -73,11 +73,30 @@ class LogitStore:
     def _map(self, view: int, kind: str = "logits") -> np.ndarray:
         path = _path(self.folder, view, kind)
         try:
-            return np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
+            found = np.load(path, mmap_mode="r")
+        except (OSError, EOFError, ValueError) as error:
             raise ValueError(
                 f"store {self.folder} is damaged or incomplete: {path.name} ({error}); fill it again."
             ) from None
+        top, wide = self.facts["top"], 1 if kind == "logits" else 0
+        wanted = (self.facts["size"], self.facts["classes"] if top is None else top + wide)
+        if found.shape != wanted:
+            raise ValueError(
+                f"store {self.folder} is damaged: {path.name} has shape {found.shape}, not {wanted}; fill it again."
+            )
+        return found
+
+    def _check(self, view: int) -> None:
+        """Raise unless a view is there, and whole."""
+        for kind in ("logits",) if self.facts["top"] is None else ("logits", "classes"):
+            self._map(view, kind)
+
+    def _has(self, view: int) -> bool:
+        try:
+            self._check(view)
+        except ValueError:
+            return False
+        return True
 
 
 def fill(
@@ -94,9 +113,9 @@ def fill(
 ) -> LogitStore:
     """Ask `teacher` about `views` augmented views of every image, and keep the answers in `folder`.
 
-    A view is written as a whole or not at all, and one that is there is not made again: an interrupted call goes on
-    where it stopped. Several processes share the work, those of `torchrun` by themselves and others by `part`; the
-    views are then the same as those of one.
+    A view is written as a whole or not at all, and one that is there, undamaged, is not made again: an interrupted call
+    goes on where it stopped. Several processes share the work, those of `torchrun` by themselves and others by `part`;
+    the views are then the same as those of one.
 
     Args:
         folder: of the store; made if it is not there.
@@ -131,11 +150,13 @@ def fill(
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / FACTS).exists():
-        _check_same(folder, json.loads((folder / FACTS).read_text()), facts)
+        _check_same(folder, _read_facts(folder), facts)
+    elif any(folder.glob("view-*.npy")):
+        raise ValueError(f"store {folder} has lost its {FACTS}, so whose views it holds is not known: delete it.")
     else:
         _base.write_whole(folder / FACTS, (json.dumps(facts, indent=1) + "\n").encode())
     store = LogitStore(folder, facts)
-    mine = [view for view in range(which, views, many) if not _path(folder, view).exists()]
+    mine = [view for view in range(which, views, many) if not store._has(view)]
     with _base.progress(len(mine), "fill", progress) as bar:
         for view in mine:
             _write(store, view, _answers(teacher, train, *store.draws(view, _side(train))))
@@ -154,14 +175,11 @@ def load(folder: str | Path, teacher: nn.Module, train: ImageSet) -> LogitStore:
     folder = Path(folder)
     if not (folder / FACTS).exists():
         raise ValueError(f"store {folder} does not exist: make it with kdutils.store.fill.")
-    facts = json.loads((folder / FACTS).read_text())
+    facts = _read_facts(folder)
     _check_same(folder, facts, _identity(teacher, train))
     store = LogitStore(folder, facts)
-    wanted = (facts["size"], facts["classes"] if facts["top"] is None else facts["top"] + 1)
     for view in range(store.views):
-        shape = store._map(view).shape
-        if shape != wanted:
-            raise ValueError(f"store {folder} is damaged: view {view} has shape {shape}, not {wanted}.")
+        store._check(view)
     return store
 
 
@@ -170,8 +188,23 @@ def _identity(teacher: nn.Module, train: ImageSet) -> dict[str, str]:
     return {
         "augmentation": "flip and shift",
         "teacher": _checkpoint.digest(teacher.state_dict()),
-        "images": _checkpoint.digest({"images": train.images}),
+        "images": _images(train),
     }
+
+
+def _images(train: ImageSet) -> str:
+    """A short hash of the images as a teacher sees them."""
+    return _checkpoint.digest({"images": train.images, "stats": torch.tensor([train.mean, train.std])})
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((folder / FACTS).read_text())
+        return found
+    except ValueError as error:
+        raise ValueError(
+            f"store {folder} is damaged: {FACTS} ({type(error).__name__}); delete the folder and fill it again."
+        ) from None
 
 
 def _answers(teacher: nn.Module, train: ImageSet, flip: Tensor, shift: Tensor) -> Tensor:

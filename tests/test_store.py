@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +18,8 @@ import torch
 import kdutils as kd
 from kdutils import _loop, data, store
 from kdutils._batches import ImageBatches
-from tests.common import fashion
+from tests import kills
+from tests.common import fashion, random_set
 
 COUNT = 60
 
@@ -143,10 +147,17 @@ def test_the_global_random_state_and_the_teacher_are_left_alone(
     [
         ("teacher", "is of another teacher"),
         ("images", "is of another images"),
+        ("order", "is of another images"),
+        ("statistics", "is of another images"),
         ("augmentation", "is of another augmentation"),
         ("missing", "damaged or incomplete: view-001"),
         ("truncated", "damaged or incomplete: view-002"),
-        ("shorter", "is damaged: view 0 has shape"),
+        ("empty", "damaged or incomplete: view-002"),
+        ("something else", "damaged or incomplete: view-002"),
+        ("shorter", r"is damaged: view-000\.logits\.npy has shape \(59, 4\), not \(60, 4\); fill it again"),
+        ("narrower", r"is damaged: view-000\.logits\.npy has shape \(60, 3\), not \(60, 4\); fill it again"),
+        ("names truncated", r"damaged or incomplete: view-001\.classes"),
+        ("facts truncated", r"is damaged: store\.json \(JSONDecodeError\); delete the folder and fill it again"),
         ("none", "does not exist: make it with"),
     ],
 )
@@ -154,12 +165,16 @@ def test_a_wrong_store_is_refused_in_one_sentence(
     change: str, sentence: str, tmp_path: Path, teacher: torch.nn.Module, train: kd.data.ImageSet
 ) -> None:
     folder = tmp_path / "store"
-    fill(folder, teacher, train)
+    fill(folder, teacher, train, top=3)
     view = [folder / f"view-{v:03d}.logits.npy" for v in range(3)]
     if change == "teacher":
         teacher = kd.zoo.load("fashion_mnist/tiny_cnn_distilled")
     elif change == "images":
         train = fashion()[0].subset(COUNT, seed=1)
+    elif change == "order":
+        train = train[torch.arange(COUNT).flip(0)]
+    elif change == "statistics":
+        train = replace(train, mean=(0.5,))
     elif change == "augmentation":
         facts = json.loads((folder / store.FACTS).read_text())
         (folder / store.FACTS).write_text(json.dumps(facts | {"augmentation": "crop"}))
@@ -167,8 +182,19 @@ def test_a_wrong_store_is_refused_in_one_sentence(
         view[1].unlink()
     elif change == "truncated":
         view[2].write_bytes(view[2].read_bytes()[:-7])
+    elif change == "empty":
+        view[2].write_bytes(b"")
+    elif change == "something else":
+        view[2].write_bytes(b"x" * 500)
     elif change == "shorter":
         np.save(view[0], np.load(view[0])[:-1])
+    elif change == "narrower":
+        np.save(view[0], np.load(view[0])[:, :-1])
+    elif change == "names truncated":
+        names = folder / "view-001.classes.npy"
+        names.write_bytes(names.read_bytes()[:-7])
+    elif change == "facts truncated":
+        (folder / store.FACTS).write_bytes((folder / store.FACTS).read_bytes()[:-7])
     else:
         folder = tmp_path / "nowhere"
     with pytest.raises(ValueError, match=sentence) as caught:
@@ -176,11 +202,52 @@ def test_a_wrong_store_is_refused_in_one_sentence(
     assert str(caught.value).count("\n") == 0
 
 
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "shorter", "names"])
+def test_filling_again_makes_a_damaged_view_anew_and_no_other(
+    damage: str, tmp_path: Path, teacher: torch.nn.Module, train: kd.data.ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, teacher, train, top=3)
+    whole, view = files(tmp_path), tmp_path / "view-001.logits.npy"
+    if damage == "missing":
+        view.unlink()
+    elif damage == "truncated":
+        view.write_bytes(view.read_bytes()[:-1])
+    elif damage == "empty":
+        view.write_bytes(b"")
+    elif damage == "shorter":
+        np.save(view, np.load(view)[:-1])
+    else:
+        (tmp_path / "view-001.classes.npy").unlink()
+    asked, real = [], store._answers
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        asked.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(store, "_answers", counted)
+    fill(tmp_path, teacher, train, top=3)
+    assert len(asked) == 1 and files(tmp_path) == whole
+    assert store.load(tmp_path, teacher, train).views == 3
+
+
+def test_views_of_nobody_knows_whom_are_not_taken_over(
+    tmp_path: Path, teacher: torch.nn.Module, train: kd.data.ImageSet
+) -> None:
+    fill(tmp_path, teacher, train)
+    (tmp_path / store.FACTS).unlink()
+    with pytest.raises(
+        ValueError, match=r"has lost its store\.json, so whose views it holds is not known: delete it\."
+    ):
+        fill(tmp_path, kd.zoo.load("fashion_mnist/tiny_cnn_distilled"), train)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ({"views": 0}, "views must be an integer of at least 1, got 0"),
         ({"views": 4}, "is of another views: 3, now it is 4"),
+        ({"views": 2}, "is of another views: 3, now it is 2"),
+        ({"top": 3}, "is of another top: None, now it is 3"),
         ({"seed": 2}, "is of another seed"),
         ({"precision": "half"}, "is of another precision"),
         ({"precision": "haf"}, "precision 'haf' is unknown: the nearest is 'half'"),
@@ -196,6 +263,61 @@ def test_filling_refuses_what_does_not_fit(
     with pytest.raises(ValueError, match=sentence):
         fill(tmp_path, teacher, train, **options)
     assert files(tmp_path) == before
+
+
+# ---------------------------------------------------------------- killed
+
+
+def fill_to(folder: Path) -> None:
+    torch.set_num_threads(1)
+    teacher, train = kd.zoo.load("fashion_mnist/tiny_cnn"), random_set(1500, size=28)
+    store.fill(folder, teacher, train, views=8, seed=1, top=3, progress=False)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """An undisturbed store, and the seconds that filling it took."""
+    folder = tmp_path_factory.mktemp("filled") / "store"
+    return folder, kills.undisturbed(fill_to, folder)
+
+
+def complete(folder: Path, wanted: Path) -> bool:
+    """Whether a store is taken for complete; if so it must be equal, if not that must be said."""
+    try:
+        store.load(folder, kd.zoo.load("fashion_mnist/tiny_cnn"), random_set(1500, size=28))
+    except ValueError as error:
+        assert re.search("is damaged or incomplete: view-00[0-7]|does not exist", str(error)), error
+        return False
+    assert {name: found for name, found in files(folder).items() if not name.startswith(".")} == files(wanted)
+    return True
+
+
+@pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_filling_killed_at_random_moments_and_resumed(tmp_path: Path, filled: tuple[Path, float], count: int) -> None:
+    folder, ends, cut = tmp_path / "store", [], []
+
+    def end() -> None:
+        assert complete(folder, filled[0])
+        ends.append(len(files(folder)))
+        shutil.rmtree(folder)
+
+    def dead() -> None:
+        cut.append(complete(folder, filled[0]))
+
+    kills.killed(fill_to, (folder,), count, filled[1], end=end, dead=dead)
+    assert ends and not all(cut)
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_killed_while_a_file_of_a_store_is_written(tmp_path: Path, filled: tuple[Path, float], half: bool) -> None:
+    folder = tmp_path / "store"
+    for count in (1, 2, 3, 2):  # its facts; the classes and the logits of the first view; the logits of the second
+        process = kills.start(kills.dies_in_the_midst, fill_to, folder, count, half)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert not complete(folder, filled[0])
+    kills.undisturbed(fill_to, folder)
+    assert complete(folder, filled[0])
 
 
 # ---------------------------------------------------------------- in distill
@@ -264,6 +386,23 @@ def test_a_resumed_run_goes_on_with_the_view_that_is_due(
     assert torch.equal(*ends)
 
 
+def test_distill_refuses_a_store_of_other_classes(
+    tmp_path: Path, teacher: torch.nn.Module, train: kd.data.ImageSet
+) -> None:
+    kept = fill(tmp_path, teacher, train)
+    with pytest.raises(ValueError, match=r"student and teacher must give logits of the same shape .* \(60, 12\) and"):
+        kd.distill(kd.models.tiny_cnn(classes=12), kept, train, epochs=1, progress=False)
+
+
+def test_a_view_that_vanishes_stops_the_training_in_one_sentence(
+    tmp_path: Path, teacher: torch.nn.Module, train: kd.data.ImageSet
+) -> None:
+    kept = fill(tmp_path, teacher, train)
+    (tmp_path / "view-001.logits.npy").unlink()
+    with pytest.raises(ValueError, match=r"is damaged or incomplete: view-001\.logits\.npy .* fill it again\.$"):
+        kd.distill(kd.models.tiny_cnn(), kept, train, epochs=2, progress=False)
+
+
 def test_distill_refuses_a_store_that_does_not_fit(
     tmp_path: Path, teacher: torch.nn.Module, train: kd.data.ImageSet
 ) -> None:
@@ -271,6 +410,7 @@ def test_distill_refuses_a_store_that_does_not_fit(
     student = kd.models.tiny_cnn()
     for source, images, options, sentence in (
         (kept, other, {}, "is of other images than train, or of another order"),
+        (kept, replace(train, std=(0.5,)), {}, "is of other images than train, or of another order"),
         (kept, train, {"augment": False}, "teacher is a store, which needs .* augment=True"),
         (kept, train, {"mix": "mixup"}, "teacher is a store, which needs .* no mix"),
         ([kept, kept], train, {}, "teacher must be one store alone"),
