@@ -230,7 +230,9 @@ def _cifar(name: str, root: Path) -> tuple[ImageSet, ImageSet]:
         made = [folder for folder in (root, *root.parents) if not folder.exists()]
         root.mkdir(parents=True, exist_ok=True)
         try:
-            parts = [kind(str(root), train=train, download=True) for train in (True, False)]
+            # Not by download=True, which takes a folder for complete that was cut off before its last, small file.
+            datasets.utils.download_and_extract_archive(kind.url, str(root), filename=kind.filename, md5=kind.tgz_md5)
+            parts = [kind(str(root), train=train, download=False) for train in (True, False)]
         except BaseException as error:  # also when it is interrupted: a partial or damaged archive is not kept
             (root / kind.filename).unlink(missing_ok=True)
             for folder in made:

@@ -83,6 +83,10 @@ def killed(
             left -= 1
 
 
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def dies_in_the_midst(work: Work, argument: Path, count: int, half: bool) -> None:
     """Run `work`, which is killed when its `count`-th file is written, half or whole, but not yet in its place."""
     left, replace = [count], os.replace
@@ -92,7 +96,7 @@ def dies_in_the_midst(work: Work, argument: Path, count: int, half: bool) -> Non
         if not left[0]:
             if half:
                 os.truncate(new, new.stat().st_size // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         replace(new, old)
 
     with patch.object(os, "replace", dies):
