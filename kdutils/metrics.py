@@ -9,7 +9,6 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from scipy import optimize, stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -220,6 +219,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     def nll(log_temperature: float) -> float:
         return float(F.cross_entropy(z / np.exp(log_temperature), labels))
 
+    from scipy import optimize  # large, and rarely wanted
+
     found = optimize.minimize_scalar(nll, bounds=(np.log(0.05), np.log(20)), method="bounded")
     return float(np.exp(found.x))
 
@@ -246,6 +247,8 @@ def interval(
         raise ValueError(f"values must be at least two finite numbers, got {a.tolist()!r:.80}.")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}.")
+    from scipy import stats  # large, and rarely wanted
+
     half = stats.t.ppf((1 + confidence) / 2, len(a) - 1) * a.std(ddof=1) / np.sqrt(len(a))
     return Interval(float(a.mean()), float(a.mean() - half), float(a.mean() + half), len(a))
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
 
 MOST_SEEDS = 20  # a million sign patterns
 
@@ -102,6 +101,8 @@ def detectable(spread: float, seeds: int, level: float = 0.05, power: float = 0.
         raise ValueError(f"seeds must be an integer of at least 2, got {seeds!r}.")
     if not 0 < level < power < 1:
         raise ValueError(f"level and power must satisfy 0 < level < power < 1, got {level!r} and {power!r}.")
+    from scipy import optimize, stats  # large, and rarely wanted
+
     limit = stats.f.ppf(1 - level, 1, seeds - 1)  # of t²
 
     def missing(effect: float) -> float:
