@@ -87,15 +87,17 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def dies_in_the_midst(work: Work, argument: Path, count: int, half: bool) -> None:
-    """Run `work`, which is killed when its `count`-th file is written, half or whole, but not yet in its place."""
+def dies_in_the_midst(work: Work, argument: Path, count: int, state: str) -> None:
+    """Run `work`, which is killed when its `count`-th file is "half" written, "whole" but elsewhere, or "there"."""
     left, replace = [count], os.replace
 
     def dies(new: Path, old: Path) -> None:
         left[0] -= 1
         if not left[0]:
-            if half:
+            if state == "half":
                 os.truncate(new, new.stat().st_size // 2)
+            elif state == "there":
+                replace(new, old)
             die()
         replace(new, old)
 

@@ -303,11 +303,11 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path, end: tuple[Path, f
     assert ends and len(seen) > count  # it was looked at while it trained
 
 
-@pytest.mark.parametrize("half", [True, False])
-def test_killed_while_a_checkpoint_is_written(tmp_path: Path, end: tuple[Path, float], half: bool) -> None:
+@pytest.mark.parametrize("state", ["half", "whole"])
+def test_killed_while_a_checkpoint_is_written(tmp_path: Path, end: tuple[Path, float], state: str) -> None:
     path = tmp_path / "run"
     for count, done in ((1, None), (3, 14), (1, 14), (9, 70)):
-        process = kills.start(kills.dies_in_the_midst, train_to, path, count, half)
+        process = kills.start(kills.dies_in_the_midst, train_to, path, count, state)
         process.join()
         assert process.exitcode == -signal.SIGKILL
         assert path.exists() == (done is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,18 @@ def test_another_run_takes_the_place_of_the_one_that_was_shown(tmp_path: Path) -
 def train_and_log(folder: Path) -> None:
     torch.set_num_threads(1)
     kd.fit(
-        pixels(1), random_set(200), epochs=8, batch_size=20, lr=0.05, checkpoint=folder / "run", checkpoint_every=4,
+        pixels(1), random_set(200), epochs=8, batch_size=20, lr=0.05, checkpoint=folder / "run", checkpoint_every=5,
         resume=True, log_dir=folder / "log", progress=False,
     )  # fmt: skip
+
+
+def test_what_a_checkpoint_counts_as_done_has_been_logged(tmp_path: Path) -> None:
+    process = kills.start(kills.dies_in_the_midst, train_and_log, tmp_path, 4, "there")  # at the end of epoch 2
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    facts = _checkpoint.read(tmp_path / "run")[1]
+    assert (facts["epoch"], facts["step"]) == (2, 0)
+    check(logged(tmp_path / "log"), facts["history"])
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.slow)])

@@ -308,11 +308,11 @@ def test_filling_killed_at_random_moments_and_resumed(tmp_path: Path, filled: tu
     assert ends and not all(cut)
 
 
-@pytest.mark.parametrize("half", [True, False])
-def test_killed_while_a_file_of_a_store_is_written(tmp_path: Path, filled: tuple[Path, float], half: bool) -> None:
+@pytest.mark.parametrize("state", ["half", "whole"])
+def test_killed_while_a_file_of_a_store_is_written(tmp_path: Path, filled: tuple[Path, float], state: str) -> None:
     folder = tmp_path / "store"
     for count in (1, 2, 3, 2):  # its facts; the classes and the logits of the first view; the logits of the second
-        process = kills.start(kills.dies_in_the_midst, fill_to, folder, count, half)
+        process = kills.start(kills.dies_in_the_midst, fill_to, folder, count, state)
         process.join()
         assert process.exitcode == -signal.SIGKILL
         assert not complete(folder, filled[0])
