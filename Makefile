@@ -24,7 +24,7 @@ export UV_NO_PROGRESS := 1
 # Without cached bytecode every kernel needs half a minute to import PyTorch.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install book test test-slow notebook notebooks chapter links lab lint lock stamp clean
+.PHONY: help install book test test-slow notebook notebooks chapter assignments grade links lab lint lock stamp clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -59,6 +59,13 @@ notebooks: $(INSTALLED)  ## re-execute and store every chapter
 
 chapter: $(INSTALLED)  ## NB=18 TITLE="Distilling text": begin a new chapter
 	@$(BIN)/python tools/chapter.py "$(NB)" "$(TITLE)"
+
+assignments: $(INSTALLED)  ## student notebooks and autograder zips of the course (MASTERS=folder for your own)
+	@$(BIN)/python tools/assignments.py build $(if $(MASTERS),--masters "$(MASTERS)") $(ARGS)
+
+grade: $(INSTALLED)  ## ZIP=autograder.zip FROM=folder: grade every notebook of a folder
+	@test -n "$(ZIP)" -a -n "$(FROM)" || { echo "Say what to grade: make grade ZIP=... FROM=folder" >&2; exit 2; }
+	@$(BIN)/python tools/assignments.py grade "$(ZIP)" "$(FROM)" $(ARGS)
 
 links: $(INSTALLED)  ## ask every link of the book whether it still leads somewhere (needs the network)
 	@$(BIN)/jupyter-book build . --builder linkcheck
