@@ -140,7 +140,7 @@ def close(
 
 def _numbers(value: Any, what: str) -> NDArray[np.float64]:
     try:
-        return np.array(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
+        return np.array(value.detach().cpu().tolist() if isinstance(value, Tensor) else value, dtype=np.float64)
     except Exception:
         raise AssertionError(f"{what} should be a number or a tensor of numbers, got {type(value).__name__}.") from None
 
@@ -178,14 +178,15 @@ def forbidden(source: str, imported: Iterable[str] = ()) -> str | None:
         source: of the cell, with or without IPython's magics.
         imported: names that earlier cells have imported: their attributes may not be assigned to.
     """
-    from IPython.core.inputtransformer2 import TransformerManager
+    from IPython.core import inputtransformer2
 
+    manager: Any = inputtransformer2.TransformerManager
     if source.startswith("%%"):
         first, _, source = source.partition("\n")
         if first[2:].split()[0] not in _MAGICS:
             return f"it begins with {first.split()[0]}"
     try:
-        tree = ast.parse(TransformerManager().transform_cell(source))
+        tree = ast.parse(manager().transform_cell(source))
     except SyntaxError:
         return None  # it stops by itself
     modules = imported_names(source, imported)
@@ -330,7 +331,7 @@ class Guard:
             if reason:
                 self.held.append(f"Cell {number} was not run: {reason}.")
                 cell.source = f"raise RuntimeError({self.held[-1]!r})"
-        first = {
+        first: dict[str, Any] = {
             "cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None,
             "source": f"import kdutils.grading\nkdutils.grading.start({self.seconds})",
         }  # fmt: skip

@@ -1,5 +1,6 @@
 """What students may hand in: plausible wrong answers with a word of their hint, cheats, and broken notebooks."""
 
+# ruff: noqa: E501
 from __future__ import annotations
 
 # Tables for questions that ask what follows from a table: (what stands before, how the solution's cell begins).
@@ -44,10 +45,10 @@ TABLES = {
     "a5_q4": ("import torch\n" + PROJECT, "claims = ..."),
 }
 
-# Question: [(what replaces the right answer, a word of the hint)].
+# Question: [(what replaces the answer, a word of the hint)]. `right` is the solution's function.
 WRONG = {
     "a1_q1": [
-        ("right = entropy_and_slope\ndef entropy_and_slope(z, T): return right(z, T)[0] / 0.6931, right(z, T)[1]", "bits"),
+        ("def entropy_and_slope(z, T): return right(z, T)[0] / 0.6931, right(z, T)[1]", "bits"),
         ("def entropy_and_slope(z, T): return right(z, T)[0], right(z, T)[1] * T", "One 1/T is missing"),
         ("def entropy_and_slope(z, T): return right(z, T)[0], z.var(1) / T**3", "plain variance"),
         ("def entropy_and_slope(z, T): return right(z, T)[0]", "two tensors"),
@@ -58,7 +59,7 @@ WRONG = {
         ),
     ],
     "a1_q2": [
-        ("right = kl_rows\ndef kl_rows(a, b, T): return right(b, a, T)", "direction"),
+        ("def kl_rows(a, b, T): return right(b, a, T)", "direction"),
         ("def kl_rows(a, b, T): return right(a, b, T) * T**2", "No factor T²"),
         ("def kl_rows(a, b, T): return right(a, b, T).mean()", "One value per image"),
         ("def kl_rows(a, b, T): return right(a, b, T) / a.shape[1]", "summed"),
@@ -70,7 +71,7 @@ WRONG = {
         ("def kl_rows(a, b, T): return torch.tensor([0.31, 0.12, 0.44, 0.20, 0.05])", "wanted is"),
     ],
     "a1_q3": [
-        ("right = kd_gradient\ndef kd_gradient(s, t, T): return -right(s, t, T)", "direction"),
+        ("def kd_gradient(s, t, T): return -right(s, t, T)", "direction"),
         ("def kd_gradient(s, t, T): return right(s, t, T) * len(s)", "divide by N"),
         ("def kd_gradient(s, t, T): return right(s, t, T) / T**2", "without T²"),
         ("def kd_gradient(s, t, T): return right(s, t, T) / s.shape[1]", "Only the images"),
@@ -83,18 +84,18 @@ WRONG = {
     ],
     "a1_q4": [
         ("def high_temperature_limit(s, t): return ((t - s) ** 2).mean() / 2", "centre"),
-        ("right = high_temperature_limit\ndef high_temperature_limit(s, t): return 2 * right(s, t)", "½"),
+        ("def high_temperature_limit(s, t): return 2 * right(s, t)", "½"),
         ("def high_temperature_limit(s, t): return right(s, t) * s.shape[1]", "1/K"),
         ("def high_temperature_limit(s, t): return 0.4817", "wanted is"),
     ],
     "a1_q5": [
-        ("right = pull\ndef pull(*args): return right(*args)[::-1]", "order"),
+        ("def pull(*args): return right(*args)[::-1]", "order"),
         ("def pull(*args): return tuple(1 / x for x in right(*args))", "soft divided by hard"),
         ("def pull(*args): return tuple(x**2 for x in right(*args))", "squared norms"),
         ("def pull(*args): return right(*args)[0]", "two numbers"),
     ],
     "a1_q6": [
-        ("right = step_loss\ndef step_loss(s, t, x, y, T, w): return right(s, t, x, y, T, 1 - w)", "swapped"),
+        ("def step_loss(s, t, x, y, T, w): return right(s, t, x, y, T, 1 - w)", "swapped"),
         (
             "def step_loss(s, t, x, y, T, w):\n    a, b = s(x), t(x).detach()\n"
             "    soft = F.kl_div((a / T).log_softmax(1), (b / T).softmax(1), reduction='batchmean')\n"
@@ -113,25 +114,28 @@ WRONG = {
             "    return w * soft + (1 - w) * F.cross_entropy(a, y)",
             "does not get its mode back",
         ),
-        ("def step_loss(s, t, x, y, T, w): return right(s, t, x, y, T, w) / 0", "stopped with ZeroDivisionError"),
+        ("def step_loss(*args): return {}['loss']", "stopped with KeyError"),
         ("def step_loss(s, t, x, y, T, w):\n    while True: pass", "stopped after 10 seconds"),
     ],
     "a2_q1": [
-        ("right = train_arm\ndef train_arm(arm, seed, *rest): return right(arm, 0, *rest)", "wanted is"),
+        ("def train_arm(arm, seed, *rest): return right(arm, 0, *rest)", "wanted is"),
         ("def train_arm(arm, *rest): return right('alone', *rest)", "this is the other arm"),
         ("def train_arm(*args): return right(*args).train()", "eval mode"),
         ("def train_arm(*args): right(*args)", "not attempted"),
     ],
     "a2_q2": [
         ("def choose_temperature(rows): return max(rows, key=lambda r: r['test'])['temperature']", "test images"),
-        ("def choose_temperature(rows): return max(rows, key=lambda r: r['validation'])['temperature']", "One seed of it"),
+        (
+            "def choose_temperature(rows): return max(rows, key=lambda r: r['validation'])['temperature']",
+            "One seed of it",
+        ),
         (
             "def choose_temperature(rows):\n    ts = sorted({r['temperature'] for r in rows})\n"
             "    return max(ts, key=lambda t: sum(r['validation'] for r in rows if r['temperature'] == t))",
             "not every temperature has as many",
         ),
         (
-            "right = choose_temperature\ndef choose_temperature(rows):\n"
+            "def choose_temperature(rows):\n"
             "    ts = sorted({r['temperature'] for r in rows}, reverse=True)\n"
             "    rank = lambda t: [r['validation'] for r in rows if r['temperature'] == t]\n"
             "    return max(ts, key=lambda t: sum(rank(t)) / len(rank(t)))",
@@ -139,14 +143,14 @@ WRONG = {
         ),
     ],
     "a2_q3": [
-        ("right = sign_flip_p\ndef sign_flip_p(d): return 1 - right(d)", "wanted is"),
+        ("def sign_flip_p(d): return 1 - right(d)", "wanted is"),
         ("def sign_flip_p(d): return right(d) * 2 ** len(d)", "share is wanted"),
         ("def sign_flip_p(d): return right(d) - 2 / 2 ** len(d)", "at least as far"),
         ("def sign_flip_p(d): return 0.03125", "wanted is"),
     ],
     "a2_q4": [
         (
-            "right = agreement_report\ndef agreement_report(s, t, y):\n    return {**right(s, t, y), "
+            "def agreement_report(s, t, y):\n    return {**right(s, t, y), "
             "'agreement_on_teacher_errors': ((s == t) & (t != y)).double().mean().item()}",
             "not of all images",
         ),
@@ -170,7 +174,7 @@ WRONG = {
         ("report = {**report, 'seeds': 10}", "five seeds"),
     ],
     "a3_q1": [
-        ("right = input_times_gradient\ndef input_times_gradient(*a): return right(*a).abs()", "sign is lost"),
+        ("def input_times_gradient(*a): return right(*a).abs()", "sign is lost"),
         (
             "def input_times_gradient(m, x, t):\n    z = x.clone().requires_grad_()\n"
             "    (g,) = torch.autograd.grad(m(z).softmax(1).gather(1, t[:, None]).sum(), z)\n    return (g * x).sum(1)",
@@ -184,13 +188,16 @@ WRONG = {
         ),
     ],
     "a3_q2": [
-        ("right = patch_occlusion\ndef patch_occlusion(*a): return -right(*a)", "sign"),
+        ("def patch_occlusion(*a): return -right(*a)", "sign"),
         ("def patch_occlusion(m, x, t, size): return right(m, x, t, size) * size**2", "shared among its pixels"),
         ("def patch_occlusion(m, x, t, size): return right(m, x, t, 2)", "wanted is"),
-        ("def patch_occlusion(m, x, t, size): return right(lambda z: m(z).softmax(1), x, t, size)", "fall of the probability"),
+        (
+            "def patch_occlusion(m, x, t, size): return right(lambda z: m(z).softmax(1), x, t, size)",
+            "fall of the probability",
+        ),
     ],
     "a3_q3": [
-        ("right = deletion\ndef deletion(m, x, maps, t, shares): return right(m, x, -maps, t, shares)", "lowest pixels"),
+        ("def deletion(m, x, maps, t, shares): return right(m, x, -maps, t, shares)", "lowest pixels"),
         ("def deletion(m, x, maps, t, shares): return right(m, x, maps.abs(), t, shares)", "signed values"),
         ("def deletion(*a): return right(*a).T", "One row for each image"),
         ("def deletion(*a): return right(*a).mean(0)", "not the mean"),
@@ -230,7 +237,7 @@ WRONG = {
             "    return torch.nn.functional.cosine_similarity(a.flatten(1), b.roll(1, 0).flatten(1))",
             "Every seed gives the same arrangement",
         ),
-        ("right = other_image_control\ndef other_image_control(*args): return right(*args).mean()", "One number per image"),
+        ("def other_image_control(*args): return right(*args).mean()", "One number per image"),
         (
             "def other_image_control(a, b, seed):\n    torch.manual_seed(seed)\n    torch.rand(1)\n    return right(a, b, seed)",
             "global random state",

@@ -165,6 +165,8 @@ def test_a_wrong_answer_gets_its_hint(question: str, built: dict[str, Built]) ->
     assert len(corpus.WRONG[question]) >= 3
     for source, word in corpus.WRONG[question]:
         env = dict(right)
+        function = re.search(r"^def (\w+)", source, re.MULTILINE)
+        env["right"] = env.get(function[1]) if function else None
         exec(source, env)
         score, _, said = mark(test, env)
         assert score < possible and word in said, f"{source}\n{said}"
