@@ -229,7 +229,7 @@ def main() -> int:
     make = commands.add_parser("build", help="student notebooks and autograder zips")
     make.add_argument("--masters", type=Path, default=MASTERS, help="folder of masters named a1_*.ipynb …")
     make.add_argument("--out", type=Path, default=ROOT / "dist" / "assignments")
-    make.add_argument("--seconds", type=float, default=180.0, help="limit for the run of each solution")
+    make.add_argument("--seconds", type=float, default=600.0, help="limit for the run of each solution")
     marks = commands.add_parser("grade", help="grade every notebook of a folder")
     marks.add_argument("zip", type=Path)
     marks.add_argument("folder", type=Path)
