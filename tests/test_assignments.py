@@ -218,6 +218,24 @@ def test_no_cell_of_ours_is_held(name: str, built: dict[str, Built]) -> None:
         names = grading.imported_names(source, names)
 
 
+@each
+def test_the_guard_holds_no_cell_of_an_untouched_copy_and_draws_the_first_seed(
+    name: str, built: dict[str, Built]
+) -> None:
+    options = {
+        "given": [
+            grading.fingerprint(assignments.setup_cell(assignments.address())),
+            grading.fingerprint(assignments.CHECKS),
+        ]
+    }
+    guard = grading.Guard("", {}, options)
+    guarded = guard.before_execution(nbformat.read(built[name].student, as_version=4))
+    assert guard.held == []
+    assert guarded.cells[0].source.startswith("import kdutils.grading")
+    sources = "\n".join(cell.source for cell in guarded.cells)
+    assert "FIRST_SEED = 0" not in sources.splitlines()
+
+
 def submission(original: Path, answers: dict[str, str], folder: Path) -> Path:
     """A copy in which the cell that begins with a key is replaced by its value."""
     notebook, left = nbformat.read(original, as_version=4), dict(answers)
