@@ -24,7 +24,7 @@ export UV_NO_PROGRESS := 1
 # Without cached bytecode every kernel needs half a minute to import PyTorch.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install book test test-slow notebook notebooks chapter assignments grade links lab lint lock stamp clean
+.PHONY: help install book test test-slow notebook notebooks chapter assignments grade links lab lint lock stamp clean pdf times
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ $(INSTALLED): requirements.txt
 book: $(INSTALLED)  ## build the HTML book from the stored outputs, and print the page to open
 	@$(BIN)/python tools/build_book.py
 
+pdf: $(INSTALLED)  ## print the whole book into one PDF (needs Chromium)
+	@$(BIN)/python tools/print_book.py
+
 # One process, one chapter after the other: the notebooks themselves use both cores.
 test: $(INSTALLED)  ## unit and property tests, every notebook re-run and compared, the strict build, the pages
 	@$(BIN)/python -m pytest tests -m "not slow" --durations=15
@@ -56,6 +59,9 @@ notebook: $(INSTALLED)  ## NB=05: re-execute one chapter and store its outputs
 
 notebooks: $(INSTALLED)  ## re-execute and store every chapter
 	@$(BIN)/python tools/execute.py all
+
+times: $(INSTALLED)  ## measure how long each chapter runs (NB=05: one), storing nothing else
+	@$(BIN)/python tools/execute.py --only-time $(or $(NB),all)
 
 chapter: $(INSTALLED)  ## NB=18 TITLE="Distilling text": begin a new chapter
 	@$(BIN)/python tools/chapter.py "$(NB)" "$(TITLE)"

@@ -1,9 +1,11 @@
 """What the book's site needs beyond Jupyter Book's own settings: no request leaves the reader's machine.
 
 - MathJax is copied from the package sphinx-mathjax-offline.
+- MathJax is loaded by pages with formulas only (1.2 MB).
 - Thebe's scripts are dropped (unused here, and they declare one `const` twice).
 - Font Awesome's script is dropped (1.5 MB a page); its web font draws the same icons.
 - `index.html` is the first page itself instead of a redirect to it.
+- `404.html` is shown by the server for any address that is not there, so its own links begin at the site's root.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import posixpath
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import urlsplit
 
 MATHJAX_PARTS = ("tex-chtml.js", "output/chtml", "output/chtml.js", "input/tex/extensions", "a11y", "sre")
 
@@ -39,18 +42,27 @@ def escape_bars(app, what, name, thing, options, lines) -> None:
         lines[i] = "``".join(part if j % 2 else re.sub(r"(?<!\\)\|", r"\|", part) for j, part in enumerate(parts))
 
 
-def one_search_box(app, config) -> None:
-    """The sidebar has one; the theme would put a second into a bar of its own above the page."""
-    config.html_theme_options = {**config.html_theme_options, "navbar_persistent": []}
+def settle_theme(app, config) -> None:
+    """One search box, in the sidebar, not a second one in a bar above the page; the name beside the logo.
+
+    And the site's address, which `make stamp` knows: the preview card and the page for wrong addresses need it.
+    """
+    options = dict(config.html_theme_options)
+    config.html_theme_options = options | {"navbar_persistent": [], "logo": {"text": config.html_title}}
+    owner, _, name = options.get("repository_url", "").removeprefix("https://github.com/").partition("/")
+    if name and not config.html_baseurl:
+        config.html_baseurl = f"https://{owner}.github.io/{name}/"
 
 
-def drop_thebe(app, pagename, templatename, context, doctree):
-    def is_thebe(script) -> bool:
+def drop_unused_scripts(app, pagename, templatename, context, doctree):
+    formulas = app.env.domaindata["math"]["has_equations"].get(pagename, False)
+
+    def unused(script) -> bool:
         name = str(getattr(script, "filename", script) or "")
         body = str(getattr(script, "attributes", {}).get("body", ""))
-        return "thebe" in name or "thebe" in body
+        return "thebe" in name + body or (not formulas and "mathjax" in (name + body).lower())
 
-    context["script_files"] = [script for script in context.get("script_files", []) if not is_thebe(script)]
+    context["script_files"] = [script for script in context.get("script_files", []) if not unused(script)]
 
 
 def copy_mathjax(out: Path) -> None:
@@ -75,36 +87,54 @@ def drop_fontawesome_script(out: Path) -> None:
             useless.unlink()
 
 
-def write_index(out: Path, first: str) -> None:
-    """Copy the first page to index.html, its relative addresses rewritten for the new place."""
-    folder = posixpath.dirname(first)
+def moved(text: str, folder: str, root: str) -> str:
+    """The page of a folder with its relative addresses rewritten for another place: `root` is the site's top there."""
 
     def move(match: re.Match[str]) -> str:
         name, url = match.groups()
         if re.match(r"[a-z]+:|#|//", url) or not url:
             return match[0]
-        moved = posixpath.normpath(posixpath.join(folder, url))
-        return f'{name}="{moved}{"/" if url.endswith("/") and moved != "." else ""}"'
+        path = posixpath.normpath(posixpath.join(folder, url))
+        return f'{name}="{root}{path}{"/" if url.endswith("/") and path != "." else ""}"'
 
-    text = (out / f"{first}.html").read_text(encoding="utf-8")
     text = re.sub(r'\b(href|src|action)="([^"]*)"', move, text)
-    text = text.replace('data-content_root="../"', 'data-content_root="./"')
-    (out / "index.html").write_text(text, encoding="utf-8")
+    return re.sub(r'data-content_root="[^"]*"', f'data-content_root="{root or "./"}"', text)
+
+
+def write_index(out: Path, first: str) -> None:
+    """Copy the first page to index.html."""
+    text = (out / f"{first}.html").read_text(encoding="utf-8")
+    (out / "index.html").write_text(moved(text, posixpath.dirname(first), ""), encoding="utf-8")
+
+
+def not_found_page(app):
+    """The body of 404.html, in the frame that all pages have."""
+    to = app.builder.get_relative_uri
+    first = to("404", app.config.root_doc)
+    body = (
+        '<section id="not-found"><h1>There is no such page</h1>'
+        f'<p>Its address may have a typo, or the page has moved. Begin again at <a href="{first}">the first page</a>, '
+        f'look into the <a href="{to("404", "genindex")}">index</a>, or search: press Ctrl + K.</p></section>'
+    )
+    yield "404", {"title": "There is no such page", "body": body}, "page.html"
 
 
 def finish(app, exception) -> None:
-    if exception is not None or app.builder.format != "html":
+    if exception is not None or app.builder.format != "html" or app.builder.name == "singlehtml":
         return
     out = Path(app.outdir)
     copy_mathjax(out)
     drop_fontawesome_script(out)
     write_index(out, app.config.root_doc)
+    page = out / "404.html"
+    page.write_text(moved(page.read_text(encoding="utf-8"), "", urlsplit(app.config.html_baseurl).path or "/"), "utf-8")
 
 
 def setup(app):
     keep_types_in_annotations()
     app.connect("autodoc-process-docstring", escape_bars, priority=400)
-    app.connect("config-inited", one_search_box, priority=100)
-    app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("config-inited", settle_theme, priority=100)
+    app.connect("html-collect-pages", not_found_page)
+    app.connect("html-page-context", drop_unused_scripts, priority=900)
     app.connect("build-finished", finish, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

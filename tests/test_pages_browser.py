@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import shutil
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from tests.conftest import ROOT, Site
+from tools import serve
 from tools.build_book import pages
 
-CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 800}
 
 # What the page says about itself, once its formulas are set.
@@ -72,7 +64,7 @@ OVERFLOW = r"""
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None:
+    if (chromium := serve.chromium()) is None:
         message = "No Chromium was found, so the pages were not looked at: install it (Debian: apt install chromium)."
         if os.environ.get("CI", "").lower() in ("true", "1"):
             pytest.fail(message)
@@ -80,23 +72,15 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        running = playwright.chromium.launch(executable_path=chromium, args=serve.FLAGS)
         yield running
         running.close()
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def server(site: Site) -> Iterator[str]:
-    handler = functools.partial(Quiet, directory=str(site.html))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_address[1]}"
-        running.shutdown()
+    with serve.folder(site.html) as address:
+        yield address
 
 
 @pytest.mark.parametrize("name", ["index", *pages(ROOT), "genindex", "search"])

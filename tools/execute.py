@@ -1,8 +1,9 @@
-"""Execute chapters and store their outputs: `make notebook NB=05`, `make notebooks`.
+"""Execute chapters and store their outputs: `make notebook NB=05`, `make notebooks`; `make times` measures only.
 
 The only way in which a stored output changes. A notebook is run once, from its first cell to its last, in a
 fresh kernel; it is stored only if no cell failed and none wrote to stderr. The setup cell (tagged `setup`)
-is refreshed from tools/setup_cell.py, and metadata that differs from machine to machine is dropped.
+is refreshed from tools/setup_cell.py, and metadata that differs from machine to machine is dropped. How long it
+took is kept in book/times.json.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ import hashlib
 import io
 import os
 import re
+import resource
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import nbformat
+import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tools import loopback
+from tools import loopback, times
 from tools.stamp import ROOT, address, is_setup_cell, setup_cell
 
 METADATA = {
@@ -114,7 +117,14 @@ def store(notebook: nbformat.NotebookNode, path: Path) -> None:
     os.replace(part.name, path)
 
 
-def execute(path: Path) -> bool:
+def processor_seconds() -> tuple[float, float]:
+    """What finished child processes, such as a kernel, have used of the processor; and what all programs have."""
+    ours, everybody = resource.getrusage(resource.RUSAGE_CHILDREN), psutil.cpu_times()
+    return ours.ru_utime + ours.ru_stime, everybody.user + everybody.system
+
+
+def execute(path: Path, keep_outputs: bool = True) -> bool:
+    """Run a notebook and store it, or only how long it took; say what went wrong, if something did."""
     notebook = nbformat.read(path, as_version=4)
     prepare(notebook)
     seconds: list[tuple[float, int]] = []
@@ -135,19 +145,22 @@ def execute(path: Path) -> bool:
             on_cell_execute=before,
             on_cell_executed=after,
         )
-        begin = time.perf_counter()
+        before_all, begin = processor_seconds(), time.perf_counter()
         try:
             client.execute(env=kernel_environment() | {"IPYTHONDIR": home})
         except CellExecutionError as error:
             print(f"{path.name}: NOT stored.\n{error}", file=sys.stderr)
             return False
     total = time.perf_counter() - begin
+    used, everybody = (after - before for after, before in zip(processor_seconds(), before_all, strict=True))
     faults = finish(notebook)
     if faults:
         print(f"{path.name}: NOT stored.\n" + "\n".join(faults), file=sys.stderr)
         return False
-    store(notebook, path)
-    print(f"{path.name}: stored after {total:.1f} s; the slowest cells:")
+    if keep_outputs:
+        store(notebook, path)
+    times.keep(path, total, used, max(0.0, everybody - used))
+    print(f"{path.name}: {'stored' if keep_outputs else 'measured'} after {total:.1f} s; the slowest cells:")
     for taken, index in sorted(seconds, reverse=True)[:3]:
         line = re.sub(r"\s+", " ", notebook.cells[index].source)[:70]
         print(f"  {taken:6.1f} s  cell {index + 1}: {line}")
@@ -155,14 +168,16 @@ def execute(path: Path) -> bool:
 
 
 def main() -> int:
-    which = sys.argv[1] if len(sys.argv) > 1 else "all"
+    arguments = sys.argv[1:]
+    keep_outputs = "--only-time" not in arguments
+    which = next((each for each in arguments if not each.startswith("-")), "all")
     pattern = "[0-9][0-9]_*.ipynb" if which == "all" else f"{which.zfill(2)}_*.ipynb"
     paths = sorted((ROOT / "notebooks").glob(pattern))
     if not paths:
         print(f"No chapter matches notebooks/{pattern}.", file=sys.stderr)
         return 2
     loopback.bring_up()
-    stored = [execute(path) for path in paths]
+    stored = [execute(path, keep_outputs) for path in paths]
     return 0 if all(stored) else 1
 
 

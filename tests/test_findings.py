@@ -1,0 +1,159 @@
+"""The landing page's findings: each number is computed here from the record that it comes from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import kdutils as kd
+from kdutils.metrics import Interval
+from kdutils.studies import beyond_logits, guided, shortcut
+from kdutils.studies._record import FOLDER
+from tests.conftest import ROOT
+
+RIVALS = ("edges", "centre_blob", "random")
+
+
+@cache
+def read(name: str) -> pd.DataFrame:
+    return pd.read_csv(FOLDER / f"{name}.csv")
+
+
+def cards() -> list[str]:
+    """The text of each finding, as it stands on the page."""
+    page = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^:::\{container\} findings\n(.*?)^:::$", page, flags=re.M | re.S)
+    return [re.sub(r"\s+", " ", card) for card in re.split(r"^- ", block, flags=re.M)[1:]]
+
+
+def excludes_zero(gain: Interval) -> bool:
+    return gain.low > 0 or gain.high < 0
+
+
+def points(value: float, digits: int = 1, sign: bool = True) -> str:
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+
+
+def distillation_helps() -> set[str]:
+    accuracy = 100 * read("students").pivot(index=["images", "seed"], columns="arm", values="accuracy")
+
+    def gain(arm: str, images: int) -> Interval:
+        return kd.interval(accuracy.loc[images, arm], minus=accuracy.loc[images, "labels"])
+
+    own, smooth, few = gain("distilled", 10_000), gain("label smoothing", 10_000), gain("distilled", 1_000)
+    assert own.low > 0 and few.low > 0 and not excludes_zero(smooth)
+    return {
+        f"**{points(own.mean)} points**",
+        f"[{points(own.low, 1, False)}, {points(own.high, 1, False)}]",
+        f"{points(smooth.mean, 2)} [{points(smooth.low, 2, False)}, {points(smooth.high, 2, False)}]",
+        f"With 1,000 images: {points(few.mean)}.",
+    }
+
+
+def nothing_beyond_logits() -> set[str]:
+    study = read("beyond_logits")
+    rows = study[study.family == "with KD"]
+    gains = kd.selection.report(rows, control="none", arm="method")
+    assert gains.keys() == set(beyond_logits.WEIGHTS["with KD"])
+    return {f"**{sum(gain.low > 0 for gain in gains.values())} of {len(gains)}**"}
+
+
+def a_bias_is_handed_on() -> set[str]:
+    students = read("shortcut").query("network == 'tiny_cnn' and images == 'random'")
+    follows = students.pivot(index="seed", columns="teacher", values="follows") * 100
+    gains = [kd.interval(follows[f"biased {i}"], minus=follows[f"right {i}"], confidence=0.995) for i in (0, 1)]
+    assert all(gain.low > 0 for gain in gains)
+    (both,) = {points(gain.mean, 0) for gain in gains}
+    return {f"**{both} points**"}
+
+
+def some_maps_gain_some_lose() -> set[str]:
+    scores = read("scorecard").assign(
+        mean=lambda s: s.insertion_mean - s.deletion_mean,
+        blur=lambda s: s.insertion_blur - s.deletion_blur,
+        road=lambda s: s.road_least - s.road_most,
+    )
+
+    def value(model: str, name: str, measure: str) -> np.ndarray:
+        return scores.query("model == @model and map == @name").sort_values("image")[measure].to_numpy()
+
+    passed = [
+        name
+        for name in sorted(set(scores["map"]) - set(RIVALS))
+        if all(
+            kd.interval(value(model, name, measure), minus=value(model, rival, measure)).low > 0
+            for model in scores.model.unique()
+            for measure in ("mean", "blur")
+            for rival in RIVALS
+        )
+    ]
+    change = {
+        name: [
+            kd.interval(value("distilled", name, m), minus=value("student", name, m)) for m in ("mean", "blur", "road")
+        ]
+        for name in passed
+    }
+    up = [name for name, each in change.items() if all(gain.low > 0 for gain in each)]
+    down = [name for name, each in change.items() if all(gain.high < 0 for gain in each)]
+    assert (up, down) == (["lime"], ["grad_cam"])
+    return {f"**{len(up)} up, {len(down)} down** of {len(passed)} methods", "LIME maps are more", "Grad-CAM maps less"}
+
+
+def a_habit_is_taught() -> set[str]:
+    nearer = kd.selection.report(read("guided"), control=guided.PLAIN, score="grad_cam_cosine")
+    own, others = nearer["e2KD"], nearer["e2KD, shuffled"]
+    assert own.low > 0 and others.low > 0
+    return {f"**{own.mean:.3f} or {others.mean:.3f}**"}
+
+
+def a_map_misses_the_shortcut() -> set[str]:
+    maps = read("shortcut_maps").query("network == 'tiny_cnn' and teacher == 'none' and images == 'biased'")
+    found = maps[maps.share == shortcut.SHARE].groupby("method").found.agg(lambda each: (each > 0).sum())
+    seeds = read("shortcut").query("network == 'tiny_cnn'").seed.nunique()
+    return {
+        f"**{found['grad_cam']} of {seeds}**",
+        f"{seeds} of {seeds} by that of {(found == seeds).sum()} other methods",
+    }
+
+
+FINDINGS: list[Callable[[], set[str]]] = [
+    distillation_helps,
+    nothing_beyond_logits,
+    a_bias_is_handed_on,
+    some_maps_gain_some_lose,
+    a_habit_is_taught,
+    a_map_misses_the_shortcut,
+]
+
+
+def test_every_finding_is_held_to_a_record() -> None:
+    assert len(cards()) == len(FINDINGS)
+
+
+@pytest.mark.parametrize("place", range(len(FINDINGS)), ids=[each.__name__ for each in FINDINGS])
+def test_a_finding_says_what_its_record_says(place: int) -> None:
+    card, wanted = cards()[place], FINDINGS[place]()
+    for text in wanted:
+        assert text in card, f"the record says {text!r}; the page: {card}"
+    rest = re.sub(r"\[Chapter \d+\]\([^)]*\)", "", card)
+    for text in wanted:
+        rest = rest.replace(text, "")
+    assert not re.search(r"\d", rest), f"a number that no record holds: {rest}"
+
+
+@pytest.mark.parametrize("card", cards(), ids=lambda card: card[:16])
+def test_a_finding_leads_to_its_chapter(card: str) -> None:
+    (named, path, number), *more = re.findall(r"\[Chapter (\d+)\]\((\.\./notebooks/(\d+)_\w+\.ipynb)\)", card)
+    assert not more and int(named) == int(number) and (ROOT / "book" / path).is_file()
+
+
+def test_the_pictures_number_is_the_findings() -> None:
+    """What stands in prose below the picture is the first finding again."""
+    page = re.sub(r"\s+", " ", (ROOT / "book" / "intro.md").read_text(encoding="utf-8"))
+    (first,) = re.findall(r"\*\*\+([\d.]+) points\*\*", cards()[0])
+    assert page.count(f"gains {first} points") >= 2

@@ -1,0 +1,81 @@
+"""Print the whole book into one PDF: `make pdf`, that is `python tools/print_book.py [OUTPUT]`.
+
+Sphinx puts all pages into one, and headless Chromium, which must be installed, prints it: mathematics set, links between the
+chapters kept, headings as bookmarks.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tools import loopback, serve
+
+ROOT = Path(__file__).resolve().parent.parent
+PDF = ROOT / "_build" / "distill-and-explain.pdf"
+READY = """async () => {
+  if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
+  for (const image of document.images) image.loading = "eager";
+  await Promise.all([...document.images].map((image) => image.decode().catch(() => 0)));
+  await document.fonts.ready;
+}"""
+
+
+def one_page(root: Path, work: Path) -> Path:
+    """Build all chapters as one HTML page; return it."""
+    run = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", run, "build", str(root), "--path-output", str(work), "--builder", "singlehtml"]
+    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    page = work / "_build" / "singlehtml" / "index.html"
+    if done.returncode or not page.is_file():
+        sys.exit(f"{done.stdout}\nThe book was not built as one page: see the warnings above.")
+    return page
+
+
+def print_page(page: Path, pdf: Path) -> None:
+    """Print an HTML page through headless Chromium, A4."""
+    chromium = serve.chromium()
+    if chromium is None:
+        sys.exit("No Chromium was found, which prints the book: install it (Debian: apt install chromium).")
+    from playwright.sync_api import sync_playwright
+
+    footer = '<div style="font-size:8px;width:100%;text-align:center"><span class="pageNumber"></span></div>'
+    pdf.parent.mkdir(parents=True, exist_ok=True)
+    with serve.folder(page.parent) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=serve.FLAGS)
+        tab = browser.new_page(color_scheme="light")
+        tab.set_default_timeout(600_000)
+        tab.goto(f"{address}/{page.name}", wait_until="load")
+        tab.emulate_media(media="print")
+        tab.evaluate(READY)
+        tab.pdf(
+            path=str(pdf),
+            format="A4",
+            margin={"top": "16mm", "bottom": "18mm", "left": "16mm", "right": "16mm"},
+            print_background=True,
+            display_header_footer=True,
+            header_template="<span></span>",
+            footer_template=footer,
+            outline=True,
+            tagged=True,
+        )
+        browser.close()
+
+
+def main() -> int:
+    pdf = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else PDF
+    loopback.bring_up()
+    with tempfile.TemporaryDirectory() as work:
+        print("Building the book as one page ...", flush=True)
+        page = one_page(ROOT, Path(work))
+        print("Printing ...", flush=True)
+        print_page(page, pdf)
+    print(f"Printed {pdf.stat().st_size / 1e6:.0f} MB. Open: {pdf.as_uri()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
