@@ -7,10 +7,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from html import escape
-from pathlib import Path
 from urllib.parse import urljoin
 
 from docutils import nodes

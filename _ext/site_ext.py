@@ -55,7 +55,8 @@ def settle_theme(app, config) -> None:
 
 
 def drop_unused_scripts(app, pagename, templatename, context, doctree):
-    formulas = app.env.domaindata["math"]["has_equations"].get(pagename, False)
+    whole_book = app.builder.name == "singlehtml"
+    formulas = whole_book or app.env.domaindata["math"]["has_equations"].get(pagename, False)
 
     def unused(script) -> bool:
         name = str(getattr(script, "filename", script) or "")
@@ -120,11 +121,13 @@ def not_found_page(app):
 
 
 def finish(app, exception) -> None:
-    if exception is not None or app.builder.format != "html" or app.builder.name == "singlehtml":
+    if exception is not None or app.builder.format != "html":
         return
     out = Path(app.outdir)
     copy_mathjax(out)
     drop_fontawesome_script(out)
+    if app.builder.name == "singlehtml":
+        return
     write_index(out, app.config.root_doc)
     page = out / "404.html"
     page.write_text(moved(page.read_text(encoding="utf-8"), "", urlsplit(app.config.html_baseurl).path or "/"), "utf-8")

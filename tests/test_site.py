@@ -72,7 +72,8 @@ def test_every_link_and_anchor_inside_the_site_resolves(site: Site) -> None:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:
                 continue
-            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            start = site.html if parts.path.startswith("/") else path.parent
+            target = (start / unquote(parts.path).lstrip("/")).resolve() if parts.path else path
             if target.is_dir():
                 target = target / "index.html"
             where = path.relative_to(site.html.resolve())

@@ -22,7 +22,7 @@ import kdutils as kd
 ROOT = Path(__file__).resolve().parent.parent
 STATIC = ROOT / "book" / "_static"
 CARD = (1200, 630)  # pixels, as the sites that show such cards want it
-DARK = {name: "0.85" for name in ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")} | {
+DARK = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), "0.85") | {
     "axes.edgecolor": "0.5",
     "grid.color": "0.3",
     "axes.facecolor": "none",

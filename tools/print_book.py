@@ -1,7 +1,7 @@
 """Print the whole book into one PDF: `make pdf`, that is `python tools/print_book.py [OUTPUT]`.
 
-Sphinx puts all pages into one, and headless Chromium, which must be installed, prints it: mathematics set, links between the
-chapters kept, headings as bookmarks.
+Sphinx puts all pages into one, and headless Chromium, which must be installed, prints it: mathematics set, links
+between the chapters kept, headings as bookmarks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools import loopback, serve
 
 ROOT = Path(__file__).resolve().parent.parent
+FIRST = "book/intro"
 PDF = ROOT / "_build" / "distill-and-explain.pdf"
+SCALE = 0.72  # a line of code of 110 characters fits the paper
 READY = """async () => {
   if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
   for (const image of document.images) image.loading = "eager";
@@ -29,9 +31,17 @@ def one_page(root: Path, work: Path) -> Path:
     run = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", run, "build", str(root), "--path-output", str(work), "--builder", "singlehtml"]
     done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    page = work / "_build" / "singlehtml" / "index.html"
-    if done.returncode or not page.is_file():
+    out = work / "_build" / "singlehtml"
+    if done.returncode or not (out / f"{FIRST}.html").is_file():
         sys.exit(f"{done.stdout}\nThe book was not built as one page: see the warnings above.")
+    return at_the_top(out)
+
+
+def at_the_top(out: Path) -> Path:
+    """Sphinx writes the page into a folder, with addresses as they are seen from the top: so put it there."""
+    text = (out / f"{FIRST}.html").read_text(encoding="utf-8").replace(f'href="{FIRST}.html#', 'href="#')
+    page = out / "index.html"
+    page.write_text(text, encoding="utf-8")
     return page
 
 
@@ -54,6 +64,7 @@ def print_page(page: Path, pdf: Path) -> None:
         tab.pdf(
             path=str(pdf),
             format="A4",
+            scale=SCALE,
             margin={"top": "16mm", "bottom": "18mm", "left": "16mm", "right": "16mm"},
             print_background=True,
             display_header_footer=True,
