@@ -7,9 +7,9 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from html import escape
-from urllib.parse import urljoin
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
@@ -49,20 +49,20 @@ def describe(app, pagename, templatename, context, doctree) -> None:
             status = app.builder.get_relative_uri(pagename, "book/status")
             text += f', and <a href="{status}">{seconds:.0f} seconds to run</a>'
         context["body"] = context["body"].replace("</h1>", f'</h1>\n<p class="reading-time">{text}</p>', 1)
-    top = app.config.html_baseurl or context["pathto"]("", 1)
+    top = app.config.html_baseurl.rstrip("/") or posixpath.relpath(".", posixpath.dirname(pagename) or ".")
     title = re.sub(r"<[^>]+>", "", context["title"])
     tags = {
         "og:type": "website" if pagename == app.config.root_doc else "article",
         "og:site_name": app.config.html_title,
         "og:title": title,
         "og:description": first_sentences(doctree),
-        "og:image": urljoin(top, "_static/card.png"),
+        "og:image": f"{top}/_static/card.png",
         "og:image:width": "1200",
         "og:image:height": "630",
         "og:image:alt": CARD_TEXT,
     }
     if app.config.html_baseurl:
-        tags["og:url"] = urljoin(top, f"{pagename}.html")
+        tags["og:url"] = f"{top}/{pagename}.html"
     lines = [f'<meta property="{name}" content="{escape(text)}" />' for name, text in tags.items()]
     lines.append('<meta name="twitter:card" content="summary_large_image" />')
     lines.append(f'<meta name="description" content="{escape(tags["og:description"])}" />')

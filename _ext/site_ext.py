@@ -17,6 +17,8 @@ import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tools import stamp
+
 MATHJAX_PARTS = ("tex-chtml.js", "output/chtml", "output/chtml.js", "input/tex/extensions", "a11y", "sre")
 
 
@@ -47,10 +49,13 @@ def settle_theme(app, config) -> None:
 
     And the site's address, which `make stamp` knows: the preview card and the page for wrong addresses need it.
     """
-    options = dict(config.html_theme_options)
-    config.html_theme_options = options | {"navbar_persistent": [], "logo": {"text": config.html_title}}
-    owner, _, name = options.get("repository_url", "").removeprefix("https://github.com/").partition("/")
-    if name and not config.html_baseurl:
+    config.html_theme_options = {
+        **config.html_theme_options,
+        "navbar_persistent": [],
+        "logo": {"text": config.html_title},
+    }
+    if repo := stamp.address(Path(app.srcdir)):
+        owner, name = repo.split("/")
         config.html_baseurl = f"https://{owner}.github.io/{name}/"
 
 

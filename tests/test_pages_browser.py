@@ -175,7 +175,7 @@ def test_axe_finds_nothing_serious(browser, server: str, name: str, scheme: str)
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious_on_the_long_api_page(browser, server: str, scheme: str) -> None:
-    """All rules but contrast on the whole page; contrast, which takes minutes there, on everything but later sections."""
+    """All rules but contrast on the whole page; contrast, which takes minutes there, without the later sections."""
     page = opened(browser, f"{server}/book/api.html", scheme)
     faults = violations(page, rules={"color-contrast": {"enabled": False}})
     page.evaluate("document.querySelectorAll('article section section ~ section').forEach((part) => part.remove())")
@@ -207,9 +207,10 @@ def test_axe_would_find_a_fault(browser, server: str) -> None:
 
 # What the keyboard should reach: visible things that can be used, each named once.
 USABLE = r"""
-() => [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']")].filter((e) => {
+() => [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']")]
+.filter((e) => {
   const radio = e.type === "radio" && !e.checked;  // one of a group is a stop; the arrows reach the others
-  return !radio && !e.disabled && e.tabIndex >= 0 && e.checkVisibility({ visibilityProperty: true, opacityProperty: false })
+  return !radio && !e.disabled && e.tabIndex >= 0 && e.checkVisibility({ visibilityProperty: true })
     && e.getClientRects().length && !e.closest("dialog:not([open]), [inert]");
 }).map((e) => (e.dataset.stop = "0", e)).length"""
 # Marks what has the focus; says whether it can be seen that it has.
@@ -219,8 +220,9 @@ STOP = r"""
   if (!e || e === document.body) return null;
   const again = e.dataset.stop === "1";
   e.dataset.stop = "1";
-  const of = (x) => { const s = getComputedStyle(x); return [s.outlineStyle !== "none" && parseFloat(s.outlineWidth) > 0,
-    s.boxShadow, s.borderColor, s.backgroundColor, s.textDecorationLine, s.textDecorationThickness].join(); };
+  const of = (x) => { const s = getComputedStyle(x);
+    return [s.outlineStyle !== "none" && parseFloat(s.outlineWidth) > 0, s.boxShadow,
+      s.borderColor, s.backgroundColor, s.textDecorationLine, s.textDecorationThickness].join(); };
   const seen = of(e), box = e.getBoundingClientRect();
   e.blur();
   const unseen = of(e);
@@ -235,8 +237,9 @@ STOP = r"""
 def test_the_keyboard_reaches_everything(browser, server: str, name: str, size: dict[str, int]) -> None:
     """Tab from the top goes to each thing that can be used, shows where it is, and is never caught."""
     page = opened(browser, f"{server}/{name}.html", "light", size)
+    page.add_style_tag(content="* { transition: none !important; }")
     usable = page.evaluate(USABLE)
-    assert usable > 10
+    assert usable >= 5
     faults, stops = [], 0
     for _ in range(usable + 30):
         page.keyboard.press("Tab")
@@ -310,7 +313,7 @@ def test_an_address_that_is_not_there_gets_a_page_of_the_book(browser, server: s
         page.on("response", lambda r, failed=failed: failed.append(r.url) if r.status >= 400 else None)
         answer = page.goto(f"{server}/{wrong}", wait_until="load")
         assert answer.status == 404 and failed == [f"{server}/{wrong}"]
-        assert page.locator("h1").inner_text().startswith("There is no such page")
+        assert page.locator("#not-found h1").is_visible()
         page.locator("#not-found a").first.click()
         page.wait_for_url("**/intro.html")
         context.close()
