@@ -1,8 +1,8 @@
 """How heavy the pages are and how soon they can be read: `.venv/bin/python benchmarks/pages.py` after `make book`.
 
 Each page is opened in a fresh headless Chromium profile (nothing cached), served from this machine. *Readable* is the
-time from the request to the first paint with the page's text in it and its styles and fonts loaded. An empty page, opened
-in turn with the others, is the control: what the browser and the machine need for nothing. Medians of RUNS.
+time from the request until the text was painted, with its styles, and its fonts were there. An empty page, opened
+in turn with the others, is the control: what browser and machine need for nothing. Medians of RUNS.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ READABLE = r"""async () => {
   await document.fonts.ready;
   await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
   const paint = performance.getEntriesByName("first-contentful-paint")[0];
-  const fonts = performance.getEntriesByType("resource").filter((r) => /\.woff2?/.test(r.name)).map((r) => r.responseEnd);
+  const loaded = performance.getEntriesByType("resource");
+  const fonts = loaded.filter((r) => /\.woff2?/.test(r.name)).map((r) => r.responseEnd);
   return [paint ? paint.startTime : NaN, Math.max(paint ? paint.startTime : NaN, ...fonts)];
 }"""
 
