@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -129,6 +130,13 @@ def test_a_time_of_older_code_is_not_shown(tmp_path: Path, monkeypatch: pytest.M
     assert entry is not None and entry["processor_seconds"] == 20.0 and 0 < times.busy(entry) < 0.1
     times.RECORD.write_text(json.dumps({name: entry | {"code": "another"}}))
     assert times.seconds(f"notebooks/{name}") is None
+
+
+def test_a_time_on_a_busy_machine_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = times.chapters()[0]
+    monkeypatch.setattr(times, "RECORD", tmp_path / "times.json")
+    times.keep(times.notebook(name), 50.0, 20.0, 50.0 * (os.cpu_count() or 1))
+    assert times.entry(name) is not None and times.seconds(f"notebooks/{name}") is None
 
 
 def test_the_fingerprint_is_of_the_code_alone(tmp_path: Path) -> None:

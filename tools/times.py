@@ -47,10 +47,11 @@ def entry(name: str) -> dict[str, Any] | None:
 
 
 def seconds(page: str) -> float | None:
-    """The seconds that the chapter of a page took, or None where they are unknown or of other code."""
+    """The seconds that the chapter of a page took; None where they are unknown, of other code or of a busy machine."""
     name = page.rpartition("/")[2]
     found = entry(name)
-    return found["seconds"] if found and found["code"] == fingerprint(notebook(name)) else None
+    valid = found is not None and found["code"] == fingerprint(notebook(name)) and busy(found) <= QUIET
+    return found["seconds"] if found is not None and valid else None
 
 
 def processor() -> str:
