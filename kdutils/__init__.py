@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from kdutils import data, guided, layers, losses, metrics, models, significance, store, trees, zoo
+from kdutils import backbones, data, guided, layers, losses, metrics, models, significance, store, trees, zoo
 from kdutils._base import device, profile, seeded, setup
 from kdutils.metrics import compare, evaluate, interval, predict
 from kdutils.train import Step, Term, distill, fit, mutual, teacher_logits, teacher_outputs
@@ -21,7 +21,7 @@ else:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Step", "Term", "check", "compare", "data", "device", "distill", "evaluate", "explain", "fit", "guided", "interval",
-    "layers", "losses", "metrics", "models", "mutual", "plot", "predict", "profile", "seeded", "selection", "setup",
-    "significance", "store", "teacher_logits", "teacher_outputs", "trees", "zoo",
+    "Step", "Term", "backbones", "check", "compare", "data", "device", "distill", "evaluate", "explain", "fit",
+    "guided", "interval", "layers", "losses", "metrics", "models", "mutual", "plot", "predict", "profile", "seeded",
+    "selection", "setup", "significance", "store", "teacher_logits", "teacher_outputs", "trees", "zoo",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from kdutils._base import cache_folder, check_positive_int, check_seed, nearest, progress
+from kdutils._base import cache_folder, check_positive_int, check_seed, nearest
 
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -33,7 +33,6 @@ _FASHION_FILES = {
     "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
     "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
 }
-_IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,53 +251,32 @@ def _cifar(name: str, root: Path) -> tuple[ImageSet, ImageSet]:
     return sets[0], sets[1]
 
 
-def from_folder(path: str | Path, size: int = 224) -> tuple[ImageSet, ImageSet]:
+def from_folder(
+    path: str | Path, size: int = 224, *, notes: list[str] | None = None, seed: int = 0
+) -> tuple[ImageSet, ImageSet]:
     """Read `path/train/<class>/*` and `path/test/<class>/*` into two sets of RGB images.
 
-    Each image is resized so that its shorter side is `size`, then cropped around the centre. The
-    statistics are ImageNet's, which torchvision's pretrained backbones expect.
+    Each image is turned upright, laid on white where it is transparent, resized so that its shorter side is `size`,
+    then cropped around the centre. All are held in memory, 3 · size² bytes each. The statistics are ImageNet's, which
+    torchvision's pretrained backbones expect.
+
+    Args:
+        path: the folder.
+        size: height and width of every image.
+        notes: a list of your own, to which one sentence is added for whatever is odd. What can be mended then is:
+            images that are broken, empty, gigantic or tiny (below 8 pixels) are left out; a missing test is `val`,
+            or a fifth of each class; a training image that is in the test too is taken out of the training.
+            Without it nothing is mended, and the same raises or is let pass.
+        seed: of the draw of a missing test.
 
     Raises:
         ValueError: for a missing folder, different classes in the two parts, fewer than two classes,
             an empty class, or a file that is not an image (its path is named).
     """
-    root = Path(path)
+    from kdutils import _folder
+
     check_positive_int("size", size)
-    classes: dict[str, list[str]] = {}
-    for part in ("train", "test"):
-        folder = root / part
-        if not folder.is_dir():
-            raise ValueError(f"path needs the folders train and test with one folder per class: {folder} is missing.")
-        classes[part] = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if classes["train"] != classes["test"]:
-        odd = sorted(set(classes["train"]) ^ set(classes["test"]))
-        raise ValueError(f"train and test must have the same classes; only one of them has: {', '.join(odd)}.")
-    if len(classes["train"]) < 2:
-        raise ValueError(f"path needs at least two classes, found {len(classes['train'])} in {root / 'train'}.")
-    sets = [_read_folder(root / part, classes["train"], size) for part in ("train", "test")]
+    check_seed(seed)
+    train, test, classes = _folder.read(Path(path), size, notes, seed)
+    sets = [ImageSet(part.images, part.labels, classes, *_IMAGENET_STATS) for part in (train, test)]
     return sets[0], sets[1]
-
-
-def _read_folder(folder: Path, classes: list[str], size: int) -> ImageSet:
-    from PIL import Image, ImageOps
-
-    found = [(file, label) for label, name in enumerate(classes) for file in _image_files(folder / name)]
-    images = torch.empty(len(found), 3, size, size, dtype=torch.uint8)
-    with progress(len(found), f"reading {folder.name}") as bar:
-        for i, (file, _) in enumerate(found):
-            try:
-                with Image.open(file) as opened:
-                    upright = ImageOps.exif_transpose(opened).convert("RGB")
-                    fitted = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
-            except Exception as error:
-                raise ValueError(f"{file} could not be read as an image ({type(error).__name__}).") from error
-            images[i] = torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1)
-            bar.update()
-    return ImageSet(images, torch.tensor([label for _, label in found]), tuple(classes), *_IMAGENET_STATS)
-
-
-def _image_files(folder: Path) -> list[Path]:
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in _IMAGE_ENDINGS and not p.name.startswith("."))
-    if not files:
-        raise ValueError(f"{folder} holds no image ({', '.join(sorted(_IMAGE_ENDINGS))}).")
-    return files

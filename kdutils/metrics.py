@@ -15,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdutils import _base
 
+VALUES = 2**24  # of float32 inputs in one forward pass: 64 MB; the network's own maps are many times that
+
 
 @runtime_checkable
 class Images(Protocol):
@@ -47,14 +49,21 @@ class Interval(NamedTuple):
         return f"{mean} [{low}, {high}], n = {self.n}"
 
 
-def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
+def rows(images: Tensor) -> int:
+    """How many images like these one forward pass may hold: 500 small ones, 111 of 3 × 224 × 224."""
+    return min(500, max(1, VALUES // max(1, images[:1].numel())))
+
+
+def predict(model: nn.Module, images: Tensor, batch_size: int | None = None) -> Tensor:
     """Logits (N, K) on the CPU for normalised images (N, C, H, W).
 
-    Batch by batch, in eval mode, without gradients; the model gets its mode back.
+    Batch by batch (of :func:`rows` images if `batch_size` is None), in eval mode, without gradients; the model gets
+    its mode back.
 
     Raises:
         ValueError: if `batch_size` is below 1 or the model does not give (N, K).
     """
+    batch_size = rows(images) if batch_size is None else batch_size
     _base.check_positive_int("batch_size", batch_size)
     device = _base.model_device(model)
     with _base.eval_mode(model), torch.no_grad():
@@ -79,7 +88,8 @@ def _all_logits(
 ) -> tuple[list[Tensor], Tensor]:
     """The logits of several models on the same batches, in one pass over the data."""
     if isinstance(data, Images):
-        chunks = zip(data.images.split(1000), data.labels.split(1000), strict=True)
+        chunk = 2 * rows(data.images)
+        chunks = zip(data.images.split(chunk), data.labels.split(chunk), strict=True)
         batches: Iterable[tuple[Tensor, Tensor]] = ((data.normalise(images), labels) for images, labels in chunks)
     else:
         batches = data

@@ -16,7 +16,7 @@ from kdutils._batches import Augment, Batch, Batches, Mix, length
 from kdutils._loop import Cohort, History, Optimizer, Settings, Source, check_shape, run
 from kdutils.data import ImageSet, flip_and_shift
 from kdutils.layers import Outputs, read
-from kdutils.metrics import predict
+from kdutils.metrics import predict, rows
 from kdutils.store import LogitStore
 
 __all__ = ["Step", "Term", "distill", "fit", "flip_and_shift", "mutual", "teacher_logits", "teacher_outputs"]
@@ -429,7 +429,7 @@ def teacher_outputs(
         for view in [train.images] if not augment else [train.images, train.images.flip(-1)]:
             for chunks in found.values():
                 chunks.append([])
-            for images in view.split(500):
+            for images in view.split(rows(view)):
                 logits = predict(teacher, train.normalise(images), batch_size=len(images))
                 for name, value in {"logits": logits, **seen}.items():
                     found[name][-1].append(value.detach().float().cpu())
