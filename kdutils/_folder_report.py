@@ -63,7 +63,7 @@ student = torchvision.models.{settings["student"]}(num_classes={len(classes)})
 student.load_state_dict(load_file("student.safetensors"))
 student.eval()
 
-photo = Image.open("photo.jpg").convert("RGB")
+photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
 photo = ImageOps.fit(photo, ({size}, {size}), Image.Resampling.BICUBIC)
 inputs = normalize(to_tensor(photo), [{mean}], [{std}])[None]
 print(classes[int(student(inputs).argmax())])
@@ -166,15 +166,17 @@ def _maps(agreement: dict[str, Any] | None, tiles: list[dict[str, Any]]) -> str:
         return "<p>This pair of networks has no maps to show; see above.</p>"
     if agreement:
         told = {
-            name: f"{a['mean']:.2f} [{a['low']:.2f}, {a['high']:.2f}]" for name, a in agreement.items() if name != "n"
+            name: f"{a['mean']:.2f} ({a['low']:.2f} to {a['high']:.2f})".replace("-", "−")
+            for name, a in agreement.items()
+            if name != "n"
         }
         said = (
             f"<p>Grad-CAM of the teacher's answer, {agreement['n']} test images; rank correlation with the teacher's "
             f"map: distilled student {told['distilled']}, student alone {told['student']}, and, as the floor, the "
             f"teacher's map of <em>another</em> image {told['other image']}. A student near the floor does not look "
             "where its teacher looks. Bright is what speaks for that answer, each map stretched to its own maximum. "
-            "A map shows where the last layers found their evidence, not why. Half of the images below, if there are as "
-            "many, are some on which student and teacher disagree.</p>"
+            "A map shows where the last layers found their evidence, not why. Half of the images below, if there are "
+            "as many, are some on which student and teacher disagree.</p>"
         )
     figures = []
     for tile in tiles:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -65,6 +66,18 @@ def load(
             layer.momentum = max(layer.momentum, 0.1)
     model.eval()
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def save(model: nn.Module, path: str | Path, **facts: Any) -> None:
+    """Write a network's weights as safetensors, which :func:`load` takes as `weights`.
+
+    Args:
+        model: any network.
+        path: of the file, which is replaced.
+        facts: what else belongs into it, such as the class names; kept as JSON in the file's metadata.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_file(state, path, {name: json.dumps(value, ensure_ascii=False) for name, value in facts.items()})
 
 
 def fit_head(

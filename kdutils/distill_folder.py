@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 import torchvision
-from safetensors.torch import save_file
 from scipy import stats
 from torch import Tensor, nn
 
@@ -33,7 +32,6 @@ from kdutils.train import distill, fit
 
 SHOWN = 8  # test images with maps in the report
 COMPARED = 100  # test images whose maps are compared
-CELLS = 4  # a map of fewer cells a side shows a corner of the image at best
 
 
 def run(
@@ -114,7 +112,7 @@ def run(
     clock.stop("teacher", f"{teacher} trained, {'all its layers' if whole else 'its last layer'}")
 
     lr = 5e-4 if small_known else 2e-3
-    weights: dict[str, Any] = {"temperature": temperature, "kd_weight": kd_weight, "ce_weight": 1 - kd_weight}
+    weights: dict[str, Any] = {"temperature": temperature, "kd_weight": kd_weight, "ce_weight": round(1 - kd_weight, 9)}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         distill(small, soft, train, augment=augment, lr=lr, **weights, **options)
@@ -140,8 +138,7 @@ def run(
     found["seconds"] = clock.seconds
     where.mkdir(parents=True, exist_ok=True)
     card = {"network": student, "classes": train.classes, "size": size, "mean": train.mean, "std": train.std}
-    state = {k: v.detach().cpu().contiguous() for k, v in small.state_dict().items()}
-    save_file(state, where / "student.safetensors", {k: json.dumps(v) for k, v in card.items()})
+    backbones.save(small, where / "student.safetensors", **card)
     (where / "report.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (where / "report.html").write_text(_folder_report.page(found, tiles, train), encoding="utf-8")
     return found
