@@ -60,8 +60,8 @@ def read(root: Path, size: int, notes: list[str] | None, seed: int) -> tuple[Par
     if test_folder is None:
         test = _split_off(train, classes, seed)
         said.append(
-            f"There is no test folder: {len(test.labels)} images, {100 * TEST_SHARE:.0f} % of each class, were drawn at "
-            f"random with seed {seed} and serve as the test; {len(train.labels)} are left for training."
+            f"There is no test folder: {len(test.labels)} images, {100 * TEST_SHARE:.0f} % of each class, were drawn "
+            f"at random with seed {seed} and serve as the test; {len(train.labels)} are left for training."
         )
     said.extend(_tell_copies(train, test))
     counts = _check_counts(train, test, classes)

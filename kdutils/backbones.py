@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from kdutils import _base
+from kdutils import _base, layers
 from kdutils.data import ImageSet
+from kdutils.metrics import predict
 from kdutils.train import fit, teacher_outputs
 
 LITE = "efficientnet_lite0"
@@ -110,14 +111,12 @@ def fit_head(
         ValueError: for a model without a linear layer, or whose last one is not its end.
     """
     model.to(_base.device())
+    with layers.read(model, [_head(model)[0]]) as seen:
+        logits = predict(model, train.normalise(train.images[:1]))
+    if not torch.equal(*(each.float().cpu() for each in (logits, *seen.values()))):
+        raise ValueError("the last linear layer of model must be its end: here something follows it.")
     with _beheaded(model) as head:
-        with _base.progress(None, "features of the teacher", progress):
-            features = teacher_outputs(model, train, augment=augment)["logits"]  # (V, N, D)
-        if features.shape[-1] != head.in_features:
-            raise ValueError(
-                f"the last linear layer of model must be its end: it takes {head.in_features} features, "
-                f"but without it the model gives {features.shape[-1]}."
-            )
+        features = teacher_outputs(model, train, augment=augment)["logits"]  # (V, N, D)
     std, mean = torch.std_mean(features, dim=(0, 1))
     std = std.clamp(min=1e-6)
     scaled = ((features - mean) / std).flatten(0, 1)
