@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kdutils import _base, layers
 from kdutils.data import ImageSet
-from kdutils.metrics import predict
+from kdutils.metrics import predict, rows
 from kdutils.train import fit, teacher_outputs
 
 LITE = "efficientnet_lite0"
@@ -115,8 +115,12 @@ def fit_head(
         logits = predict(model, train.normalise(train.images[:1]))
     if not torch.equal(*(each.float().cpu() for each in (logits, *seen.values()))):
         raise ValueError("the last linear layer of model must be its end: here something follows it.")
-    with _beheaded(model) as head:
-        features = teacher_outputs(model, train, augment=augment)["logits"]  # (V, N, D)
+    chunk, parts = rows(train.images), []
+    with _beheaded(model) as head, _base.progress(len(train), "features", progress) as bar:
+        for start in range(0, len(train), chunk):
+            parts.append(teacher_outputs(model, train[start : start + chunk], augment=augment)["logits"])
+            bar.update(parts[-1].shape[1])
+    features = torch.cat(parts, dim=1)  # (V, N, D)
     std, mean = torch.std_mean(features, dim=(0, 1))
     std = std.clamp(min=1e-6)
     scaled = ((features - mean) / std).flatten(0, 1)
