@@ -25,7 +25,7 @@ import torchvision
 from scipy import stats
 from torch import Tensor, nn
 
-from kdutils import _base, _folder_report, backbones, data, explain, metrics
+from kdutils import _base, _folder_report, backbones, data, explain, losses, metrics
 from kdutils._batches import Augment
 from kdutils.data import ImageSet
 from kdutils.train import distill, fit
@@ -84,9 +84,12 @@ def run(
     _base.check_number("kd_weight", kd_weight, 0)
     if kd_weight > 1:
         raise ValueError(f"kd_weight must lie in [0, 1], got {kd_weight!r}.")
-    teacher = teacher or _base.profile(cpu="resnet18", gpu="resnet50")
-    size = size or _base.profile(cpu=128, gpu=224)
-    epochs = epochs or _base.profile(cpu=10, gpu=30)
+    losses.check_temperature(temperature)
+    teacher = _base.profile(cpu="resnet18", gpu="resnet50") if teacher is None else teacher
+    size = _base.profile(cpu=128, gpu=224) if size is None else size
+    epochs = _base.profile(cpu=10, gpu=30) if epochs is None else epochs
+    for name, value in (("size", size), ("epochs", epochs), ("batch_size", batch_size)):
+        _base.check_positive_int(name, value)
     notes: list[str] = []
     clock = _Clock()
 
@@ -99,6 +102,7 @@ def run(
     great, great_known = _network("teacher", teacher, classes, teacher_weights, seed, notes)
     small, small_known = _network("student", student, classes, student_weights, seed, notes)
     alone = _network("student", student, classes, student_weights, seed, [])[0]
+    where.mkdir(parents=True, exist_ok=True)  # before the long part: if it cannot be made, one wants to know it now
     options: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "optimizer": "adamw"}
     augment: Augment = "flip" if _base.device().type == "cpu" else True
     whole = not great_known or (_base.profile(cpu=False, gpu=True) if train_all is None else train_all)
@@ -136,7 +140,6 @@ def run(
         "Python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__,
     }  # fmt: skip
     found["seconds"] = clock.seconds
-    where.mkdir(parents=True, exist_ok=True)
     card = {"network": student, "classes": train.classes, "size": size, "mean": train.mean, "std": train.std}
     backbones.save(small, where / "student.safetensors", **card)
     (where / "report.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -293,6 +293,8 @@ def test_running_statistics_follow_within_a_short_training() -> None:
         (lambda f: backbones.load(SMALL, 3, f / "pickle.safetensors"), "safetensors file, and"),
         (lambda f: backbones.load(SMALL, 3, f / "other.safetensors"), "do not fit this network"),
         (lambda f: distill_folder.run(f, f, student="efficientnet_lite0"), "student must be one of torchvision's"),
+        (lambda f: distill_folder.run(f, f / "out", epochs=0), "epochs must be an integer of at least 1, got 0"),
+        (lambda f: distill_folder.run(f, f / "out", temperature=0), "temperature must"),
         (lambda f: distill_folder.run(f, f / "out", kd_weight=1.5), "kd_weight must lie in [0, 1], got 1.5"),
     ],
 )
