@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from kdutils.data import ImageSet, draw_shifts, move
 from kdutils.layers import Outputs
@@ -85,6 +86,7 @@ class ImageBatches:
         if self.store is not None:
             turned = self.epoch % self.store.views
             flips, shifts = self.store.draws(turned, (height, width))
+            told = self.store.reader(turned)
         chunks = torch.randperm(len(self.labels), generator=self.generator).split(self.batch_size)
         if self.go_on is not None:
             self.generator.set_state(self.go_on[0])
@@ -93,7 +95,7 @@ class ImageBatches:
         for index in chunks:
             flip, shift, soft = torch.zeros(len(index), dtype=torch.bool), None, None
             if self.store is not None:
-                flip, shift, soft = flips[index], shifts[index], self.store.logits(turned, index)
+                flip, shift, soft = flips[index], shifts[index], told(index)
             elif self.augment:
                 flip = torch.rand(len(index), generator=self.generator) < 0.5
                 if self.augment is True:
@@ -106,9 +108,10 @@ class ImageBatches:
             if soft is not None:
                 soft = soft[mine]
             index, flip = index[mine].to(self.labels.device), flip[mine].to(self.labels.device)
-            images, labels = self.images[index], self.labels[index]
+            images, labels = self.images.index_select(0, index), self.labels[index]
             if self.augment:
-                images = move(images, flip, shift)
+                with record_function("augmentation"):
+                    images = move(images, flip, shift)
             inputs, targets = self.data.normalise(images), labels
             if self.mixer is not None:
                 inputs, targets = self.mixer(inputs, labels)

@@ -119,9 +119,13 @@ class ImageSet:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn uint8 images (N, C, H, W) into the float32 that models take: (x/255 − mean)/std."""
-        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
-        return (images.float() / 255 - mean) / std
+        found = images.float()
+        if found is images:  # which is not ours to change
+            found = images.clone()
+        mean, std = (  # as large as an image and in its memory layout: so nothing is broadcast within an image
+            torch.empty_like(found[:1]).copy_(torch.tensor(each).view(1, -1, 1, 1)) for each in (self.mean, self.std)
+        )
+        return found.div_(255).sub_(mean).div_(std)
 
     def denormalise(self, images: Tensor) -> Tensor:
         """The inverse of :meth:`normalise`, as float32 in [0, 1], for showing an image."""
@@ -166,14 +170,15 @@ def draw_shifts(n: int, side: tuple[int, int], generator: torch.Generator) -> Te
 def move(images: Tensor, flip: Tensor, shift: Tensor | None) -> Tensor:
     """Mirror the images (N, C, H, W) where `flip` (N,) is true, and shift each by `shift` (N, 2), see above."""
     n, _, height, width = images.shape
-    far = [height // 8, width // 8] if shift is not None else [0, 0]
-    padded = F.pad(images, (far[1], far[1], far[0], far[0])).permute(0, 2, 3, 1)
-    starts = torch.zeros(n, 2, dtype=torch.long) if shift is None else shift.cpu() + torch.tensor(far)
-    rows = (starts[:, :1] + torch.arange(height)).to(images.device)
-    columns = (starts[:, 1:] + torch.arange(width)).to(images.device)
-    columns = torch.where(flip[:, None], columns.flip(1), columns)
-    image = torch.arange(n, device=images.device)[:, None, None]
-    return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    seen = images.permute(0, 2, 3, 1).contiguous()
+    if shift is not None:
+        far = height // 8, width // 8
+        padded = seen.new_zeros(n, height + 2 * far[0], width + 2 * far[1], seen.shape[3])
+        padded[:, far[0] : far[0] + height, far[1] : far[1] + width] = seen
+        windows = padded.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)  # a view: nothing is copied
+        starts = (shift.cpu() + torch.tensor(far)).to(images.device)
+        seen = windows[torch.arange(n, device=images.device), starts[:, 0], starts[:, 1]]  # whole rows of pixels
+    return torch.where(flip[:, None, None, None], seen.flip(2), seen).permute(0, 3, 1, 2)
 
 
 def load(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -58,17 +59,27 @@ class LogitStore:
         return torch.rand(size, generator=generator) < 0.5, draw_shifts(size, side, generator)
 
     def logits(self, view: int, index: Tensor) -> Tensor:
-        """The teacher's logits for some images of a view, float32 (n, K), on the CPU.
+        """The teacher's logits for some images of a view, float32 (n, K), on the CPU."""
+        return self.reader(view)(index)
 
-        Where only the largest are kept, the others share what is left of the probability equally.
+    def reader(self, view: int) -> Callable[[Tensor], Tensor]:
+        """:meth:`logits` of one view, as a function of the images' positions, for which its files are opened once.
+
+        Where only the largest logits are kept, the others share what is left of the probability equally.
         """
-        rows = index.cpu().numpy()
-        kept = torch.from_numpy(self._map(view)[rows].astype(np.float32))
-        if self.facts["top"] is None:
-            return kept
-        names = torch.from_numpy(self._map(view, "classes")[rows].astype(np.int64))
-        others = kept[:, -1:].expand(-1, self.facts["classes"]).clone()
-        return others.scatter_(1, names, kept[:, :-1])
+        values = self._map(view)
+        classes = None if self.facts["top"] is None else self._map(view, "classes")
+
+        def read(index: Tensor) -> Tensor:
+            rows = index.cpu().numpy()
+            kept = torch.from_numpy(values[rows].astype(np.float32))
+            if classes is None:
+                return kept
+            names = torch.from_numpy(classes[rows].astype(np.int64))
+            others = kept[:, -1:].expand(-1, self.facts["classes"]).clone()
+            return others.scatter_(1, names, kept[:, :-1])
+
+        return read
 
     def _map(self, view: int, kind: str = "logits") -> np.ndarray:
         path = _path(self.folder, view, kind)
