@@ -107,8 +107,9 @@ class ImageBatches:
                 shift = shift[mine]
             if soft is not None:
                 soft = soft[mine]
-            index, flip = index[mine].to(self.labels.device), flip[mine].to(self.labels.device)
-            images, labels = self.images.index_select(0, index), self.labels[index]
+            index, flip = index[mine].to(self.labels.device), flip[mine]
+            images = self.images.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
+            labels = self.labels[index]
             if self.augment:
                 with record_function("augmentation"):
                     images = move(images, flip, shift)
@@ -116,7 +117,7 @@ class ImageBatches:
             if self.mixer is not None:
                 inputs, targets = self.mixer(inputs, labels)
                 labels = targets.argmax(1)
-            view = flip.long()
+            view = flip.long().to(index.device)
             teachers = [{name: views[view, index] for name, views in outputs.items()} for outputs in self.stored]
             if soft is not None:
                 teachers = [{"logits": soft.to(labels.device)}]

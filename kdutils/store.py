@@ -223,7 +223,7 @@ def _answers(teacher: nn.Module, train: ImageSet, flip: Tensor, shift: Tensor) -
     found = []
     device = _base.model_device(teacher)
     for rows in torch.arange(len(train)).split(500):
-        images = move(train.images[rows].to(device), flip[rows].to(device), shift[rows])
+        images = move(train.images[rows].to(device), flip[rows], shift[rows])
         found.append(predict(teacher, train.normalise(images)))
     return torch.cat(found).float().cpu()
 
