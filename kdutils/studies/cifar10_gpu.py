@@ -5,9 +5,9 @@
 Made for a GPU; on a CPU it runs scaled down, and what was recorded says which of the two it was. On a GPU: a
 ResNet-20 four times as wide (4.3 million parameters) teaches a ResNet-20 and a student of 13,942 parameters, on
 45,000 images. Scaled down: the shipped ResNet-8 (75 % right) teaches a ResNet-8 of half its width and that same small
-student, on 2,000 images and for a few epochs: far from what these networks can do, but the same code and questions.
+student, on 1,000 images and for 8 epochs: far from what these networks can do, but the same code and questions.
 
-- *choice* (5,000 validation images, 1,000 when scaled down; the test images are not touched): per student the
+- *choice* (5,000 validation images, 500 when scaled down; the test images are not touched): per student the
   learning rate with labels alone, and with it the temperature of KD, the second weight of DKD, and what is added
   to KD in the best combination (CRD or SP).
 - *contest*: labels, KD, DKD and that combination; measured on the 10,000 test images after the last epoch, without
@@ -73,7 +73,7 @@ GPU = Size(
 )  # fmt: skip
 CPU = Size(
     "cpu", None, 0, {"resnet": partial(kd.models.resnet, 8, width=8, in_channels=3), "small": small},
-    2_000, 1_000, 6, 6, 64, range(5), range(100, 101), (0.3, 0.35, 0.4),
+    1_000, 500, 8, 8, 32, range(5), range(100, 101), (0.25, 0.3, 0.35),
 )  # fmt: skip
 
 

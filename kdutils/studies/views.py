@@ -3,7 +3,7 @@
     python -m kdutils.studies.views
 
 Beyer et al. 2022 (arXiv:2106.05237) let the teacher answer anew for every crop. Here `tiny_cnn()` learns from the
-shipped ResNet-14 on 1,000 flipped and shifted images, for 32 epochs: from labels alone, from stores of 1, 4 and 16
+shipped ResNet-14 on 500 flipped and shifted images, for 32 epochs: from labels alone, from stores of 1, 4 and 16
 views (epoch e shows view e mod K, in single precision, so that nothing else differs), and from the live teacher. A
 store of K views is the first K views of one of 16. Temperature, learning rate and kd_weight are those that
 `kdutils.studies.students` chose on validation images; what is compared here is declared, not chosen. The primary
@@ -22,10 +22,11 @@ from functools import partial
 from typing import Any
 
 import kdutils as kd
+from kdutils.metrics import compare_logits, evaluate_logits, logits_and_labels
 from kdutils.studies import _jobs, students
 from kdutils.studies._record import Record
 
-IMAGES, EPOCHS, SEEDS, MOST = 1_000, 32, range(5), 16
+IMAGES, EPOCHS, SEEDS, MOST = 500, 32, range(5), 16
 ARMS = ("labels", "1", "4", "16", "live")
 
 
@@ -35,6 +36,7 @@ class Lab:
     def __init__(self) -> None:
         self.everything, _, self.test = kd.selection.split()
         self.teacher = kd.zoo.load("fashion_mnist/resnet14")
+        self.teacher_test, _ = logits_and_labels(self.teacher, self.test)
         self.settings = students.settings()
 
     def one_seed(self, seed: int) -> None:
@@ -71,9 +73,10 @@ class Lab:
             kd.distill(student, store, train, **mixed, **shared)
         seconds = time.process_time() - start
         stored = int(arm) if arm.isdigit() else 0
-        found, near = kd.evaluate(student, self.test), kd.compare(student, self.teacher, self.test)
+        logits, labels = logits_and_labels(student, self.test)
+        near = compare_logits(logits, self.teacher_test, labels)
         return {
-            **found, "agreement": near["agreement"], "train_seconds": seconds,
+            **evaluate_logits(logits, labels), "agreement": near["agreement"], "train_seconds": seconds,
             "fill_seconds": stored * view_seconds, "answers": (stored or EPOCHS * (arm == "live")) * IMAGES,
         }  # fmt: skip
 
