@@ -24,7 +24,7 @@ export UV_NO_PROGRESS := 1
 # Without cached bytecode every kernel needs half a minute to import PyTorch.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install book test test-slow notebook notebooks chapter assignments grade links lab lint lock stamp clean pdf times
+.PHONY: help install book test test-slow notebook notebooks chapter assignments grade links bench lab lint lock stamp clean pdf times
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -72,6 +72,11 @@ assignments: $(INSTALLED)  ## student notebooks and autograder zips of the cours
 grade: $(INSTALLED)  ## ZIP=autograder.zip FROM=folder: grade every notebook of a folder
 	@test -n "$(ZIP)" -a -n "$(FROM)" || { echo "Say what to grade: make grade ZIP=... FROM=folder" >&2; exit 2; }
 	@$(BIN)/python tools/assignments.py grade "$(ZIP)" "$(FROM)" $(ARGS)
+
+# torchdistill stands beside the environment, not in it: only the benchmark wants it.
+bench: $(INSTALLED)  ## speed beside the tutorial's loop, torchdistill and the floor (ROOT=folder of CIFAR-10)
+	@test -d _build/bench/torchdistill || $(BIN)/uv pip install --python $(BIN)/python --no-deps --quiet --target _build/bench torchdistill==1.1.5
+	@PYTHONPATH=_build/bench $(BIN)/python benchmarks/distill.py --out benchmarks/distill.json $(if $(ROOT),--root "$(ROOT)")
 
 links: $(INSTALLED)  ## ask every link of the book whether it still leads somewhere (needs the network)
 	@$(BIN)/jupyter-book build . --builder linkcheck
