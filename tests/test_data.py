@@ -272,3 +272,31 @@ def test_the_cache_folder_can_be_moved(tmp_path: Path, monkeypatch: pytest.Monke
     assert _base.cache_folder() == tmp_path / "here"
     monkeypatch.delenv("KDUTILS_HOME")
     assert _base.cache_folder() == Path.home() / ".cache" / "kdutils"
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_moving_and_normalising_is_what_a_loop_over_the_pixels_does(channels_last: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (6, 3, 16, 24), dtype=torch.uint8, generator=generator)
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    before = images.clone()
+    flip = torch.tensor([True, False, True, False, True, False])
+    shift = torch.tensor([[0, 0], [2, -3], [-2, 3], [1, 0], [0, 1], [-1, -1]])
+    expected = torch.zeros_like(images)
+    for i, (down, right) in enumerate(shift.tolist()):
+        for row in range(16):
+            for column in range(24):
+                source = (row + down, (23 - column if flip[i] else column) + right)
+                if 0 <= source[0] < 16 and 0 <= source[1] < 24:
+                    expected[i, :, row, column] = images[i, :, source[0], source[1]]
+    moved = kd.data.move(images, flip, shift)
+    assert torch.equal(moved, expected) and torch.equal(images, before)
+    assert torch.equal(kd.data.move(images, flip, None)[::2], images[::2].flip(-1))
+    assert torch.equal(images, before), "the set's own images were changed"
+    train = kd.data.ImageSet(images, torch.arange(6), tuple("abcdef"), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    by_hand = (moved.float() / 255 - torch.tensor(train.mean).view(-1, 1, 1)) / torch.tensor(train.std).view(-1, 1, 1)
+    assert torch.equal(train.normalise(moved), by_hand), "to the bit, in every memory layout"
+    floats = images.float()
+    train.normalise(floats)
+    assert torch.equal(floats, before.float()), "float images were changed in place"

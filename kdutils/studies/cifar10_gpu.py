@@ -10,9 +10,9 @@ student, on 500 images and for 8 epochs: far from what these networks can do, bu
 - *choice* (5,000 validation images, 500 when scaled down; the test images are not touched): per student the
   learning rate with labels alone, and with it the temperature of KD, the second weight of DKD, and what is added
   to KD in the best combination (CRD or SP).
-- *contest*: labels, KD, DKD and that combination; measured on the 10,000 test images (2,000 when scaled down) after the last epoch,
-  without test-time augmentation. Besides, the seconds of training until the validation accuracy first reached each
-  of some marks: 90, 91, 92 and 92.5 % on a GPU.
+- *contest*: labels, KD, DKD and that combination; measured after the last epoch, without test-time augmentation, on
+  the 10,000 test images (2,000 when scaled down). Besides, the seconds of training until the validation accuracy
+  first reached each of some marks: 90, 91, 92 and 92.5 % on a GPU.
 
 A seed stands for the draw of the images (scaled down), the start and the order, the same in every arm.
 Writes `recorded/cifar10_gpu.csv`, `recorded/cifar10_gpu_choice.csv` and, of what the teacher cost,
