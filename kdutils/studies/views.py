@@ -68,15 +68,15 @@ class Lab:
             "lr": self.settings["lr"],
         }
         weight = self.settings["kd_weight"]
-        mixed = {"temperature": self.settings["temperature"], "kd_weight": weight, "ce_weight": 1 - weight}
+        mixed = {"temperature": self.settings["temperature"], "kd_weight": weight, "ce_weight": 1 - weight, **shared}
         start = time.process_time()
         if arm == "labels":
             kd.fit(student, train, **shared)
         elif arm == "live":
-            kd.distill(student, self.teacher, train, **mixed, **shared)
+            kd.distill(student, self.teacher, train, **mixed)
         else:
             store = replace(whole, facts=whole.facts | {"views": int(arm)})
-            kd.distill(student, store, train, **mixed, **shared)
+            kd.distill(student, store, train, **mixed)
         seconds = time.process_time() - start
         stored = int(arm) if arm.isdigit() else 0
         logits, labels = logits_and_labels(student, self.test)
