@@ -184,7 +184,7 @@ def move(images: Tensor, flip: Tensor, shift: Tensor | None) -> Tensor:
     else:
         seen = seen.clone(memory_format=torch.contiguous_format)
     mirrored = flip.cpu().nonzero()[:, 0].to(images.device)
-    seen[mirrored] = seen[mirrored].flip(2)
+    seen.index_copy_(0, mirrored, seen.index_select(0, mirrored).flip(2))
     return seen.permute(0, 3, 1, 2)
 
 
