@@ -104,7 +104,7 @@ def fit_head(
         progress: show bars with the time left.
 
     Returns:
-        The logits of every view, (V, N, K): what :func:`kdutils.train.distill` takes as `teacher`, with this very `train`
+        The logits of every view, (V, N, K): what :func:`kdutils.train.distill` takes as `teacher`, with this `train`
         and `augment`.
 
     Raises:

@@ -3,8 +3,8 @@
     python -m kdutils.distill_folder PATH
 
 PATH holds `train/CLASS/FILES` and `test/CLASS/FILES`; or only `train/CLASS/FILES`; or only `CLASS/FILES`, one folder
-for each class. A pretrained teacher learns the classes, a small student learns from it, and the same student learns from
-the labels alone, as the control. Written to --out: report.html, to be opened in a browser, and
+for each class. A pretrained teacher learns the classes, a small student learns from it, and the same student learns
+from the labels alone, as the control. Written to --out: report.html, to be opened in a browser, and
 student.safetensors, with the lines that load it in the report.
 """
 
