@@ -253,7 +253,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", "the teacher is right on")  # where only the time counts it is untrained
     logging.disable(logging.INFO)  # torchdistill tells of its settings
     results: dict[str, Any] = {
-        "machine": _record._cpu(), "threads": options.threads,
+        "machine": _record.processor(), "threads": options.threads,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": _record._commit(),
         "versions": {name: version(name) for name in ("torch", "torchvision", "numpy", "torchdistill")},
     }  # fmt: skip

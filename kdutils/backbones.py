@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as packed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -74,11 +75,12 @@ def save(model: nn.Module, path: str | Path, **facts: Any) -> None:
 
     Args:
         model: any network.
-        path: of the file, which is replaced.
+        path: of the file, which is replaced as a whole.
         facts: what else belongs into it, such as the class names; kept as JSON in the file's metadata.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(state, path, {name: json.dumps(value, ensure_ascii=False) for name, value in facts.items()})
+    told = {name: json.dumps(value, ensure_ascii=False) for name, value in facts.items()}
+    _base.write_whole(Path(path), packed(state, told))
 
 
 def fit_head(

@@ -2,7 +2,7 @@
 
     python -m kdutils.distill_folder PATH
 
-PATH holds `train/CLASS/FILES` and `test/CLASS/FILES`; or only `train/CLASS/FILES`; or only `CLASS/FILES`, one folder
+PATH holds ``train/<class>/*`` and ``test/<class>/*``; or only ``train/<class>/*``; or only ``<class>/*``, one folder
 for each class. A pretrained teacher learns the classes, a small student learns from it, and the same student learns
 from the labels alone, as the control. Written to --out: report.html, to be opened in a browser, and
 student.safetensors, with the lines that load it in the report.

@@ -71,21 +71,25 @@ def test_files_stay_small() -> None:
         assert size <= limit, f"{name} has {size:,} bytes"
 
 
-def test_nothing_of_ours_unpickles() -> None:  # "pickle" in quotes is a name that a submission may not import
-    pattern = re.compile(r"(?<!\")\bpickle\b|torch\.load\(|joblib\.load|allow_pickle=True|weights_only=False")
+def test_nothing_of_ours_unpickles() -> None:
+    pattern = re.compile(r"\bpickle\b|torch\.load\(|joblib\.load|allow_pickle=True|weights_only=False")
     for name in tracked():
         if name.startswith("kdutils/") and name.endswith(".py"):
-            found = pattern.search((ROOT / name).read_text(encoding="utf-8"))
+            text = (ROOT / name).read_text(encoding="utf-8")
+            if name == "kdutils/grading.py":  # it lists what a submission may not import
+                text = text.replace(' "pickle",', "")
+            found = pattern.search(text)
             assert not found, f"{name}: {found[0]!r}"
 
 
 def test_the_package_reads_neither_notebooks_nor_the_book() -> None:
     pattern = re.compile(r"[\"'](?:\.\./)*(?:notebooks|book|tests|tools)/")
     for name in tracked():
-        if name == "kdutils/grading.py":  # it names what a submission may not touch
-            continue
         if name.startswith("kdutils/") and name.endswith(".py"):
-            found = pattern.search((ROOT / name).read_text(encoding="utf-8"))
+            text = (ROOT / name).read_text(encoding="utf-8")
+            if name == "kdutils/grading.py":  # it lists what a submission may not name
+                text = text.replace('("tests/", ', "")
+            found = pattern.search(text)
             assert not found, f"{name}: {found[0]!r}"
 
 

@@ -81,5 +81,7 @@ def test_weights_that_do_not_fit_are_not_loaded_in_silence(tmp_path: Path, monke
 def test_nothing_of_ours_unpickles() -> None:
     for path in Path(kd.__file__).parent.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        for word in ("import pickle", "pickle.", "torch.load(", "joblib", "allow_pickle"):
+        if path.name == "grading.py":  # it lists what a submission may not import
+            text = text.replace(' "pickle",', "")
+        for word in ("pickle", "torch.load(", "joblib", "allow_pickle"):
             assert word not in text, f"{path.name} holds {word}"

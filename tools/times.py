@@ -54,16 +54,6 @@ def seconds(page: str) -> float | None:
     return found["seconds"] if found is not None and valid else None
 
 
-def processor() -> str:
-    """The processor's name, as Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return "unknown processor"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown processor"
-
-
 def busy(found: dict[str, Any]) -> float:
     """The share of the processor that other programs took during a run."""
     return found["others_seconds"] / (found["cores"] * found["seconds"])
@@ -78,6 +68,8 @@ def keep(path: Path, seconds: float, processor_seconds: float, others_seconds: f
         processor_seconds: of all its processes and threads together.
         others_seconds: what other programs used of the processor in the meantime.
     """
+    from kdutils.studies._record import processor  # not above: pages read this record without PyTorch
+
     found = record()
     found[path.stem] = {
         "seconds": round(seconds, 1),

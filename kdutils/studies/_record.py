@@ -91,7 +91,7 @@ class Record:
             "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
             "commit": _commit(),
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
             "threads": torch.get_num_threads(),
             "versions": {
                 "python": platform.python_version(),
@@ -128,7 +128,8 @@ def _commit() -> str:
     return shown.stdout.strip() or "unknown"
 
 
-def _cpu() -> str:
+def processor() -> str:
+    """The processor's name, as Linux tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
