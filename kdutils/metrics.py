@@ -57,13 +57,13 @@ def rows(images: Tensor) -> int:
 def predict(model: nn.Module, images: Tensor, batch_size: int | None = None) -> Tensor:
     """Logits (N, K) on the CPU for normalised images (N, C, H, W).
 
-    Batch by batch (of :func:`rows` images if `batch_size` is None), in eval mode, without gradients; the model gets
-    its mode back.
+    Batch by batch (if `batch_size` is None, of :func:`rows` images and at most 250: as fast as 500, and a ResNet's maps
+    take half the memory), in eval mode, without gradients; the model gets its mode back.
 
     Raises:
         ValueError: if `batch_size` is below 1 or the model does not give (N, K).
     """
-    batch_size = rows(images) if batch_size is None else batch_size
+    batch_size = min(250, rows(images)) if batch_size is None else batch_size
     _base.check_positive_int("batch_size", batch_size)
     device = _base.model_device(model)
     with _base.eval_mode(model), torch.no_grad():

@@ -29,16 +29,19 @@ from kdutils.studies._record import Record
 IMAGES, REPEATS = (5_000, 10_000, 20_000, 40_000), 3
 SETS = ("fashion_mnist", "cifar10")
 PEAK = """
-import resource, torch, sys
+import sys, torch
 torch.set_num_threads(1)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-from torch import nn
-
+def resident(name):
+    with open("/proc/self/status") as status:  # getrusage would count the process that started this one, too
+        return next(int(line.split()[1]) for line in status if line.startswith(name)) * 1024 / 1e6
+before = resident("VmRSS")
 import kdutils as kd
-train = kd.data.load(sys.argv[1])[0]
+train, test = kd.data.load(sys.argv[1])
 student = kd.models.tiny_cnn(12, in_channels=train.images.shape[1])
 kd.fit(student, train, epochs=1, progress=False)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, train.images.numel() / 2**20)
+kd.evaluate(student, test)
+data = sum(each.nbytes for part in (train, test) for each in (part.images, part.labels))
+print(resident("VmHWM") - before, data / 1e6)
 """
 
 

@@ -3,7 +3,7 @@
     python -m kdutils.studies.views
 
 Beyer et al. 2022 (arXiv:2106.05237) let the teacher answer anew for every crop. Here `tiny_cnn()` learns from the
-shipped ResNet-14 on 250 flipped and shifted images, for 32 epochs: from labels alone, from stores of 1, 4 and 16
+shipped ResNet-14 on 1,000 flipped and shifted images, for 32 epochs: from labels alone, from stores of 1, 4 and 16
 views (epoch e shows view e mod K, in single precision, so that nothing else differs), and from the live teacher. A
 store of K views is the first K views of one of 16. Temperature, learning rate and kd_weight are those that
 `kdutils.studies.students` chose on validation images; what is compared here is declared, not chosen. The primary
@@ -26,7 +26,7 @@ from kdutils.metrics import compare_logits, evaluate_logits, logits_and_labels
 from kdutils.studies import _jobs, students
 from kdutils.studies._record import Record
 
-IMAGES, EPOCHS, BATCH, SEEDS, MOST = 250, 32, 32, range(5), 16
+IMAGES, EPOCHS, BATCH, SEEDS, MOST = 1_000, 32, 64, range(5), 16
 ARMS = ("labels", "1", "4", "16", "live")
 
 
