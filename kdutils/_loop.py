@@ -25,6 +25,7 @@ from kdutils.store import LogitStore
 
 History = dict[str, list[float]]
 Optimizer = Literal["sgd", "adamw"]
+Precision = Literal["single", "bfloat16"]
 Objective = Callable[[Outputs, Batch], dict[str, Tensor]]  # (student's outputs, batch) -> each term of the loss
 Ask = Callable[[Tensor], Outputs]  # a teacher, as a function of a batch of inputs
 
@@ -51,6 +52,7 @@ class Settings:
     checkpoint_every: int = 500
     resume: bool = False
     log_dir: str | Path | None = None
+    precision: Precision = "single"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "checkpoint_every"):
@@ -65,6 +67,8 @@ class Settings:
         _base.check_number("weight_decay", self.weight_decay, 0)
         if self.mix not in (None, "mixup", "cutmix"):
             raise ValueError(f'mix must be None, "mixup" or "cutmix", got {self.mix!r}.')
+        if self.precision not in ("single", "bfloat16"):
+            raise ValueError(f'precision must be "single" or "bfloat16", got {self.precision!r}.')
         if self.checkpoint is None:
             if self.resume:
                 raise ValueError("resume=True needs checkpoint, the path of the file to go on from.")
@@ -147,6 +151,8 @@ def run(
     says what else, besides `settings` and `weights`, makes a run the same run.
     """
     device = torch.device(settings.device) if settings.device is not None else _base.device()
+    if settings.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        raise ValueError('precision="bfloat16" needs a GPU that has it (Ampere or newer): use "single" here.')
     rank, size = _processes.join()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_base.seeded(settings.seed + 1_000_003 * rank))  # other dropout in each process
@@ -311,17 +317,24 @@ class _Loop:
         return {"loss": loss, **parts, **accuracies}
 
     def forward(self, batch: Batch, look: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """The student's logits, and each term of the loss."""
-        with record_function("teacher"):
-            batch.teachers = [ask(batch.inputs) if ask else batch.teachers[i] for i, ask in enumerate(self.asked)]
-        with record_function("student"):
-            logits = self.network(batch.inputs)
+        """The student's logits, and each term of the loss, which is in single precision whatever the networks do."""
+        mixed = self.settings.precision == "bfloat16"
+        half = torch.autocast(batch.inputs.device.type, torch.bfloat16) if mixed else contextlib.nullcontext()
+        with half:
+            with record_function("teacher"):
+                batch.teachers = [ask(batch.inputs) if ask else batch.teachers[i] for i, ask in enumerate(self.asked)]
+            with record_function("student"):
+                outputs = {"logits": self.network(batch.inputs), **self.seen}
+        if mixed:
+            batch.teachers = [{name: value.float() for name, value in each.items()} for each in batch.teachers]
+            outputs = {name: value.float() for name, value in outputs.items()}
+        logits = outputs["logits"]
         if batch.first or look:
             for each in logits if isinstance(self.model, Cohort) else [logits]:
                 check_shape("the model", each, len(batch.labels))
                 losses.check_labels(batch.labels, each)
         with record_function("loss"):
-            return logits, self.objective({"logits": logits, **self.seen}, batch)
+            return logits, self.objective(outputs, batch)
 
     def start(self, logits: Tensor) -> None:
         """Make the optimiser, once it is known what is to be trained."""

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from kdutils import _base, _processes, layers, losses
 from kdutils._batches import Augment, Batch, Batches, Mix, length
-from kdutils._loop import Cohort, History, Optimizer, Settings, Source, check_shape, run
+from kdutils._loop import Cohort, History, Optimizer, Precision, Settings, Source, check_shape, run
 from kdutils.data import ImageSet, flip_and_shift
 from kdutils.layers import Outputs, read
 from kdutils.metrics import predict, rows
@@ -139,6 +139,7 @@ def fit(
     checkpoint_every: int = 500,
     resume: bool = False,
     log_dir: str | Path | None = None,
+    precision: Precision = "single",
     progress: bool = True,
 ) -> History:
     """Train `model` on labels alone, with cross-entropy.
@@ -173,6 +174,8 @@ def fit(
             number of threads, the end is the same to the bit as without the interruption.
         log_dir: a folder for TensorBoard, which gets each epoch's row of the history and the images per second; a
             resumed run goes on in it, another one takes the place of what it showed.
+        precision: "bfloat16" lets the networks compute in 16 bits where that is safe (`torch.autocast`), for
+            hardware that is faster so; parameters, losses and evaluation stay in single precision.
         progress: show a bar with the time left.
 
     Returns:
@@ -197,7 +200,7 @@ def fit(
 
     settings = Settings(
         epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress, mix,
-        checkpoint, checkpoint_every, resume, log_dir,
+        checkpoint, checkpoint_every, resume, log_dir, precision,
     )  # fmt: skip
     _check_model_and_data("model", model, train, settings)
     facts = {"label_smoothing": label_smoothing}
@@ -228,6 +231,7 @@ def distill(
     checkpoint_every: int = 500,
     resume: bool = False,
     log_dir: str | Path | None = None,
+    precision: Precision = "single",
     progress: bool = True,
 ) -> History:
     """Train `student` on labels and on the teacher's soft labels, with :func:`~kdutils.losses.distillation_loss`.
@@ -281,7 +285,7 @@ def distill(
         raise ValueError(f'teacher_average must be "probabilities" or "logits", got {teacher_average!r:.60}.')
     settings = Settings(
         epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress, mix,
-        checkpoint, checkpoint_every, resume, log_dir,
+        checkpoint, checkpoint_every, resume, log_dir, precision,
     )  # fmt: skip
     _check_model_and_data("student", student, train, settings)
     sources = []
@@ -352,6 +356,7 @@ def mutual(
     checkpoint_every: int = 500,
     resume: bool = False,
     log_dir: str | Path | None = None,
+    precision: Precision = "single",
     progress: bool = True,
 ) -> History:
     """Train several students at once, each on the labels and on the others' soft labels: no teacher at all.
@@ -377,7 +382,7 @@ def mutual(
     losses.check_weights(kd_weight=kd_weight, ce_weight=ce_weight)
     settings = Settings(
         epochs, batch_size, augment, seed, optimizer, lr, weight_decay, device, progress, None,
-        checkpoint, checkpoint_every, resume, log_dir,
+        checkpoint, checkpoint_every, resume, log_dir, precision,
     )  # fmt: skip
     if not isinstance(students, list | tuple) or len(students) < 2:
         raise ValueError("students must be a list of at least two networks.")
