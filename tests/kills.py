@@ -53,21 +53,21 @@ def killed(
     look: Callable[[], None] = lambda: None,
     dead: Callable[[], None] = lambda: None,
 ) -> None:
-    """Start `work`, kill it at a random moment of `whole` seconds, start it again; last, let it come to its end.
+    """Start `work`, kill it at a random moment of `whole` seconds, start it again and let it come to its end; again.
 
     Args:
         work: a function of a module, which goes on where it stopped.
         arguments: of `work`.
-        count: how often it is killed.
+        count: how often it is killed, and afterwards comes to its end.
         whole: the seconds that it takes undisturbed.
         end: is called whenever it came to its end; may make it begin anew.
         look: is called all the time while it runs.
         dead: is called after each kill.
     """
-    generator, left = torch.Generator().manual_seed(count), count
-    while True:
+    generator, left, resumed = torch.Generator().manual_seed(count), count, False
+    while left or resumed:
         process, begin = start(work, *arguments), time.perf_counter()
-        moment = whole * float(torch.rand((), generator=generator)) if left else float("inf")
+        moment = float("inf") if resumed else whole * float(torch.rand((), generator=generator))
         while process.is_alive() and time.perf_counter() - begin < moment:
             look()
             time.sleep(0.005)
@@ -75,12 +75,11 @@ def killed(
         process.join()
         if process.exitcode == 0:
             end()
-            if not left:
-                return
+            resumed = False
         else:
             assert process.exitcode == -signal.SIGKILL, process.exitcode
             dead()
-            left -= 1
+            left, resumed = left - 1, True
 
 
 def die() -> None:

@@ -300,7 +300,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path, end: tuple[Path, f
         path.unlink()
 
     kills.killed(train_to, (path,), count, end[1], end=compare, look=look, dead=look)
-    assert ends and len(seen) > count  # it was looked at while it trained
+    assert len(ends) >= count and len(seen) > 3  # it was looked at while it trained
 
 
 @pytest.mark.parametrize("state", ["half", "whole"])

@@ -123,7 +123,7 @@ def test_what_a_killed_run_has_logged(tmp_path: Path, count: int) -> None:
 
     folder.mkdir()
     kills.killed(train_and_log, (folder,), count, whole, end=end, dead=dead)
-    assert ends
+    assert len(ends) >= count
 
 
 def test_without_tensorboard_a_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
