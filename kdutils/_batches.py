@@ -152,7 +152,10 @@ class LoaderBatches:
         count = 0
         for pair in self.data:
             if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(x, Tensor) for x in pair)):
-                raise ValueError(f"train must give batches (inputs, labels) of two tensors, got {type(pair).__name__}.")
+                raise ValueError(
+                    f"train must give batches (inputs, labels) of two tensors, got {type(pair).__name__}: of tensors "
+                    "make DataLoader(TensorDataset(inputs, labels), batch_size=128, shuffle=True)."
+                )
             inputs, labels = (part.to(self.device) for part in pair)
             if len(labels) == 0:
                 raise ValueError(f"train gave an empty batch in step {count + 1}: at least one image is wanted.")

@@ -32,6 +32,7 @@ Ask = Callable[[Tensor], Outputs]  # a teacher, as a function of a batch of inpu
 PEAK_LR = {"sgd": 0.1, "adamw": 0.002}
 WARM_UP = 0.2  # share of the steps over which the learning rate rises to its peak
 MOMENTUM = 0.9
+ENOUGH = 50  # steps after which a student ought to be better than chance
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,15 @@ def run(
                 stacklevel=3,
             )
     model.eval()
+    steps = loop.epoch * (batches.steps or 0)
+    if verb == "distill" and settings.mix is None and steps >= ENOUGH:
+        row = {name: values[-1] for name, values in loop.history.items()}
+        if loop.near_chance(row, "train") and not loop.near_chance(row, "teacher"):
+            warnings.warn(
+                f"after {steps} steps the student is {loop.beside_guessing(row, 'train')}: it has hardly learned. Try "
+                "more steps first (epochs, or a smaller batch_size), then another lr.",
+                stacklevel=3,
+            )
     return loop.history
 
 
@@ -276,9 +286,23 @@ class _Loop:
         row = {name: float(_processes.total(value, self.size)) / images for name, value in self.sums.items()}
         if not math.isfinite(row["loss"]):
             raise FloatingPointError(f"the loss became not finite in epoch {epoch + 1}: lower lr, or check the inputs.")
-        if epoch == 0 and settings.mix is None and "teacher_accuracy" in row:
-            _warn_near_chance(row["teacher_accuracy"], self.classes)
+        if epoch == 0 and settings.mix is None and self.near_chance(row, "teacher"):
+            warnings.warn(
+                f"the teacher is {self.beside_guessing(row, 'teacher')}: is it trained, is it not the student, and "
+                "does it know these inputs and this order of classes?",
+                stacklevel=4,
+            )
         return row | {"lr": lr, "seconds": self.seconds}
+
+    def near_chance(self, row: Mapping[str, float], who: str) -> bool:
+        """Whether an accuracy of an epoch's row is there, and hardly better than guessing."""
+        chance = 1 / self.classes
+        return row.get(f"{who}_accuracy", 1.0) < chance + 0.1 * (1 - chance)
+
+    def beside_guessing(self, row: Mapping[str, float], who: str) -> str:
+        """The same in words."""
+        found = row[f"{who}_accuracy"]
+        return f"right on {found:.1%} of the training images, where guessing gives {1 / self.classes:.1%}"
 
     def finish_epoch(self, row: Mapping[str, float]) -> None:
         """Enter an epoch's row into the history."""
@@ -460,13 +484,3 @@ def _check_finite(loss: Tensor, parts: dict[str, Tensor], logits: Tensor, batch:
         raise FloatingPointError(f"the model gives NaN or infinite logits {where}: a lower lr may help.")
     bad = ", ".join(name for name, part in parts.items() if not torch.isfinite(part))
     raise FloatingPointError(f"the loss ({bad}) is not finite {where}: a lower lr may help.")
-
-
-def _warn_near_chance(accuracy: float, classes: int) -> None:
-    chance = 1 / classes
-    if accuracy < chance + 0.1 * (1 - chance):
-        warnings.warn(
-            f"the teacher is right on {accuracy:.1%} of the training images, where guessing gives {chance:.1%}: is it "
-            "trained, is it not the student, and does it know these inputs and this order of classes?",
-            stacklevel=5,
-        )

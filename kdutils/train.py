@@ -271,6 +271,7 @@ def distill(
     Warns:
         UserWarning: after the first epoch, if the teacher is hardly better than chance on these labels: it
             may be untrained, swapped with the student, fed other inputs, or use another order of classes.
+            After the last epoch, if the student is hardly better than chance and the teacher is not at chance.
     """
     losses.check_temperature(temperature)
     teachers: list[Teacher] = list(teacher) if isinstance(teacher, list | tuple) else [teacher]  # type: ignore[list-item]
@@ -429,6 +430,8 @@ def teacher_outputs(
     """
     if augment not in (False, "flip"):
         raise ValueError(f'augment must be False or "flip" to have few views, got {augment!r}.')
+    if not isinstance(train, ImageSet):
+        raise ValueError(f"train must be an ImageSet, whose images have an order, got {type(train).__name__}.")
     found: dict[str, list[list[Tensor]]] = {name: [] for name in ("logits", *layers)}
     with read(teacher, layers) as seen:
         for view in [train.images] if not augment else [train.images, train.images.flip(-1)]:
@@ -450,7 +453,10 @@ def _check_model_and_data(name: str, model: nn.Module, train: ImageSet | Batches
         if len(train.labels.unique()) < 2:
             raise ValueError(f"train holds one class only ({train.classes[int(train.labels[0])]}): two are wanted.")
     elif not isinstance(train, Iterable):
-        raise ValueError(f"train must be an ImageSet or an iterable of batches, got {type(train).__name__}.")
+        raise ValueError(
+            f"train must be an ImageSet or an iterable of batches, got {type(train).__name__}: of a data set make "
+            "DataLoader(dataset, batch_size=128, shuffle=True)."
+        )
     elif length(train) == 0:
         raise ValueError("train is empty: at least one batch is wanted.")
     if settings.mix is not None and not isinstance(train, ImageSet):

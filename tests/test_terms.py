@@ -195,6 +195,19 @@ def test_a_teacher_near_chance_is_told_and_a_good_one_is_not(recwarn: pytest.War
             kd.distill(fresh, teacher, data, epochs=1, augment=False)
 
 
+def test_a_student_that_has_not_learned_is_told_at_the_end(recwarn: pytest.WarningsRecorder) -> None:
+    """A learning rate of nearly nothing, on real images with a good teacher; and too few steps to say so."""
+    data, good = fashion_pieces()
+    options: dict[str, Any] = {"batch_size": 30, "augment": False, "progress": False}
+    with pytest.warns(
+        UserWarning, match=r"^after 60 steps the student is right on .* guessing gives 10.0%: .* more steps"
+    ):
+        kd.distill(kd.models.tiny_cnn(), good, data, epochs=6, lr=1e-9, **options)
+    for more in ({"epochs": 4, "lr": 1e-9}, {"epochs": 6}, {"epochs": 6, "lr": 1e-9, "mix": "mixup"}):
+        kd.distill(kd.models.tiny_cnn(), good, data, **{**options, **more})
+    assert not [w for w in recwarn if "the student is right on" in str(w.message)]
+
+
 # Mixed images
 
 
