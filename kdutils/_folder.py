@@ -87,9 +87,17 @@ def _parts(root: Path, said: list[str], mend: bool) -> tuple[Path, Path | None]:
         if other is None:
             said.append("There are no folders train and test: every folder is taken as a class.")
             return root, None
+    if not root.is_dir():
+        what = "is a file, and a folder is wanted" if root.exists() else "does not exist"
+        raise ValueError(f"path {root} {what}.")
     for folder in (train, test):
         if not folder.is_dir():
-            raise ValueError(f"path needs the folders train and test with one folder per class: {folder} is missing.")
+            hint = ""
+            if folder == test:
+                hint = " With notes=[], a list of your own, the folder val, or else a fifth of train, is the test."
+            raise ValueError(
+                f"path needs the folders train and test with one folder per class: {folder} is missing.{hint}"
+            )
     for name in OTHER_TESTS:
         if mend and (root / name).is_dir():
             said.append(f"The folder {name} is not used.")

@@ -84,13 +84,22 @@ def _summary(found: dict[str, Any]) -> str:
         verdict = "the teacher did harm"
     right = {name: _percent(row["accuracy"]) for name, row in rows.items()}
     added = " to ".join(_percent(gain[side], True) for side in ("low", "high"))
+    added = f"What the teacher added: {_percent(gain['mean'], True)} points ({added}), n = {gain['n']}; {verdict}."
+    if gain["same"]:  # an interval of width zero would look like a precise one
+        shared = {"answers": "give the same answer to each", "hits": "are right for the same ones"}[gain["same"]]
+        added = (
+            f"What the teacher added cannot be told: both students {shared} of the {n} test images, so there is no "
+            "difference between them to put an interval around."
+        )
+    if "distilled" in found["no_better"]:
+        added += f" {found['no_better']['distilled']} What to do stands below."
     return (
         f"<p class='lead'>Of {n} test images the distilled student names <b>{right['distilled']} %</b> right, "
         f"the same network trained on the labels alone {right['student']} %, the teacher {right['teacher']} %. "
         f"Always saying “{escape(largest['name'])}” would be right for {_percent(largest['accuracy'])} %.</p>"
-        f"<p>What the teacher added: {_percent(gain['mean'], True)} points ({added}), n = {gain['n']}; {verdict}. "
-        "Intervals are 95 % over the test images. This was one run: another seed gives other numbers. "
-        "Nothing was chosen on the test images; if you choose settings by this report, they are no test any more.</p>"
+        f"<p>{escape(added)} Intervals are 95 % over the test images. This was one run: another seed gives other "
+        "numbers. Nothing was chosen on the test images; if you choose settings by this report, they are no test any "
+        "more.</p>"
     )
 
 

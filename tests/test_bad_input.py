@@ -164,6 +164,15 @@ def folder(*broken: str, remove: str | None = None, **options: Any) -> Callable[
     return do
 
 
+def statistics(**options: Any) -> Callable[[World], Any]:
+    def do(world: World) -> Any:
+        root = world.images()
+        world.before = files(world.folder)  # type: ignore[attr-defined]
+        return data.from_folder(root, **options)
+
+    return do
+
+
 def empty_class(world: World) -> Any:
     root = world.images()
     for file in (root / "train" / "dog").iterdir():
@@ -405,8 +414,13 @@ TABLE: list[tuple[str, Callable[[World], Any], type[Exception], tuple[str, ...]]
     ("embedded file damaged", damaged_fashion, ValueError, ("t10k-labels-idx1-ubyte.gz", "sha256", "install")),
     ("download damaged", damaged_download, ValueError, ("cifar10", "downloaded", "nothing was kept")),
     ("download not reachable", unreachable_download, ValueError, ("cifar100", "downloaded", "nothing was kept")),
-    ("no folder", lambda w: data.from_folder(w.folder / "nowhere"), ValueError, ("path", "nowhere", "missing")),
-    ("no test folder", folder(remove="test"), ValueError, ("path", "test is missing", "train and test")),
+    ("no folder", lambda w: data.from_folder(w.folder / "nowhere"), ValueError, ("path", "nowhere", "does not exist")),
+    ("no test folder", folder(remove="test"), ValueError, ("path", "test is missing", "notes=[]")),
+    ("mean of one channel", statistics(mean=(0.5,)), ValueError, ("mean", "three numbers from 0 to 1", "(0.5,)")),
+    ("mean of bytes", statistics(mean=(124, 116, 104)), ValueError, ("mean", "divided by 255", "(124, 116, 104)")),
+    ("std of zero", statistics(std=(0.2, 0.2, 0)), ValueError, ("std", "above 0", "(0.2, 0.2, 0)")),
+    ("std not a number", statistics(std=(0.2, 0.2, float("nan"))), ValueError, ("std", "three numbers", "nan")),
+    ("std a word", statistics(std="imagenet"), ValueError, ("std", "three numbers", "'imagenet'")),
     ("class without test images", folder(remove="test/dog"), ValueError, ("same classes", "dog")),
     ("one class in the folder", folder(classes=("cat",)), ValueError, ("two classes", "found 1")),
     ("class without images", empty_class, ValueError, ("dog", "no image", ".png")),

@@ -159,6 +159,16 @@ def test_from_folder_reads_what_was_written(tmp_path: Path) -> None:
     assert train.mean == (0.485, 0.456, 0.406)
 
 
+def test_from_folder_takes_the_teachers_statistics(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for i, name in enumerate(("cat", "dog")):
+            write(tmp_path / part / name / "1.png", np.full((8, 8, 3), 255 * i, dtype=np.uint8))
+    train, test = kd.data.from_folder(tmp_path, size=8, mean=(0.5, 0.25, 0), std=torch.tensor([0.5, 0.25, 1]))
+    for data in (train, test):
+        assert data.mean == (0.5, 0.25, 0) and data.std == (0.5, 0.25, 1)
+        assert data.tensors()[0][:, :, 0, 0].tolist() == [[-1, -1, 0], [1, 3, 1]]
+
+
 def test_from_folder_crops_the_centre_and_understands_grey_palette_alpha_and_turned_images(tmp_path: Path) -> None:
     wide = np.zeros((20, 60, 3), dtype=np.uint8)
     wide[:, 20:40] = (0, 255, 0)  # only the middle third is green

@@ -13,6 +13,7 @@ import urllib.error
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import kdutils as kd
-from kdutils import backbones, distill_folder
+from kdutils import _folder_report, backbones, distill_folder
 from tests.common import fashion, random_state, same_bits, weights
 
 CLASSES = ("cat", "dog", "R&D <b>")  # folder names are anybody's
@@ -168,7 +169,7 @@ def test_a_missing_test_is_split_off_by_the_seed(photos: Path) -> None:
     assert torch.equal(test.images, again.images) and any(not torch.equal(test.images, each) for each in other)
     whole = torch.cat([train.images, test.images]).flatten(1)
     assert len(whole.unique(dim=0)) == 18  # nothing twice, nothing lost
-    with pytest.raises(ValueError, match="test is missing"):
+    with pytest.raises(ValueError, match=r"test is missing\. With notes=\[\], a list of your own, .* fifth of train"):
         kd.data.from_folder(photos, 16)
 
 
@@ -243,9 +244,9 @@ HOPELESS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "nothing to split off": (nothing_to_split, "class dog has 1 readable image"),
     "a class that is not tested": (no_class_in_test, "only one of them has: dog"),
     "a class of files that are no images": (no_images, "dog holds no image"),
-    "a folder that is not there": (shutil.rmtree, "is missing"),
+    "a folder that is not there": (shutil.rmtree, "photos does not exist."),
     "an empty folder": (lambda f: [shutil.rmtree(f), f.mkdir()], "at least two classes, found 0"),
-    "a file": (lambda f: [shutil.rmtree(f), f.write_text("x")], "is missing"),
+    "a file": (lambda f: [shutil.rmtree(f), f.write_text("x")], "photos is a file, and a folder is wanted"),
 }
 
 
@@ -293,12 +294,20 @@ def test_running_statistics_follow_within_a_short_training() -> None:
         (lambda f: backbones.load(SMALL, 3, f / "pickle.safetensors"), "safetensors file, and"),
         (lambda f: backbones.load(SMALL, 3, f / "other.safetensors"), "do not fit this network"),
         (lambda f: distill_folder.run(f, f, student="efficientnet_lite0"), "student must be one of torchvision's"),
+        (lambda f: distill_folder.run(f, f, teacher="resnett18"), "'resnet18'"),
+        (lambda f: distill_folder.run(f, f, teacher="t.pt"), "goes to teacher_weights (--teacher-weights)"),
+        (lambda f: distill_folder.run(f, f, student="nets/t"), "student must be the name of one of torchvision's"),
+        (lambda f: distill_folder.run(f, f, student_weights=str(f / "none.safetensors")), "it is not there"),
+        (lambda f: distill_folder.run(f, f, teacher_weights=str(f / "pickle.safetensors")), "save_file makes one"),
         (lambda f: distill_folder.run(f, f / "out", epochs=0), "epochs must be an integer of at least 1, got 0"),
         (lambda f: distill_folder.run(f, f / "out", temperature=0), "temperature must"),
         (lambda f: distill_folder.run(f, f / "out", kd_weight=1.5), "kd_weight must lie in [0, 1], got 1.5"),
     ],
 )
-def test_a_network_that_cannot_be_had_is_told(tmp_path: Path, do: Callable[[Path], Any], words: str) -> None:
+def test_a_network_that_cannot_be_had_is_told_before_any_image_is_read(
+    tmp_path: Path, do: Callable[[Path], Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kd.data, "from_folder", lambda *args, **options: pytest.fail("the images were read"))
     torch.save({"a": torch.zeros(2)}, tmp_path / "pickle.safetensors")
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=re.escape(words)):
@@ -488,7 +497,9 @@ def test_an_untrained_backbone_is_trained_as_a_whole_and_said_to_be_one(
 ) -> None:
     found = distill_folder.run(photos, tmp_path / "out", teacher=SMALL, student=SMALL, size=32, epochs=1)
     said = [note for note in found["notes"] if "UNTRAINED" in note]
-    assert len(said) == 2 and "no route to host" in said[0] and "efficientnet_lite0" in said[0]
+    assert len(said) == 2 and "no route to host" in said[0] and "--teacher efficientnet_lite0" in said[0]
+    for note, role in zip(said, ("teacher", "student"), strict=True):  # each names a remedy for its own network
+        assert f"--{role}-weights FILE" in note and "shufflenetv2_x0.5" in note and "hub/checkpoints" in note
     assert found["settings"]["teacher trained"] == "all layers"
     assert found["settings"]["teacher starts"] == found["settings"]["student starts"] == "untrained"
     assert "UNTRAINED" in capsys.readouterr().out
@@ -500,8 +511,58 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         distill_folder.main(["--help"])
     said = capsys.readouterr().out
     assert stop.value.code == 0 and "train/<class>/*" in said
+    assert "networks of torchvision, by name" in said and "kdutils.distill take any network" in said
     for option in ("--teacher", "--student-weights", "--size", "--epochs", "--temperature", "--seed", "--out"):
         assert option in said
+
+
+def test_a_small_folder_gets_enough_steps() -> None:
+    plan = distill_folder._plan
+    assert plan(20_000, None, None) == (10, 64) and plan(1_600, None, None) == (10, 32)
+    assert plan(191, None, None) == (25, 16) and plan(10, None, None) == (300, 16)
+    assert plan(191, 3, None) == (3, 16) and plan(191, None, 64) == (100, 64) and plan(191, 3, 64) == (3, 64)
+
+
+def test_students_that_learned_nothing_are_said_to_have(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The learning rate is none: so both students stay what they were, alike and without a clue."""
+    for verb in ("fit", "distill"):
+        real = getattr(distill_folder, verb)
+        monkeypatch.setattr(distill_folder, verb, lambda *args, _real=real, **o: _real(*args, **o | {"lr": 1e-12}))
+    options: dict[str, Any] = {"teacher_weights": None, "student_weights": None, "size": 32, "seed": 0}
+    found = distill_folder.run(photos, tmp_path / "out", teacher=SMALL, student=SMALL, epochs=3, **options)
+    assert found["gain"]["same"] == "answers" and {"student", "distilled"} <= found["no_better"].keys()
+    advice = [note for note in found["notes"] if "The students took" in note]
+    assert len(advice) == 1 and "took 6 steps (3 epochs" in advice[0] and "--epochs 150 makes it 300" in advice[0]
+    assert "--student-weights" in advice[0] and advice[0] in capsys.readouterr().out
+    html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for sentence in (*found["no_better"].values(), *advice, "both students give the same answer to each of the 12"):
+        assert escape(sentence) in html
+    assert "0.0 to +0.0" not in html and "cannot tell whether the teacher helped" not in html
+
+
+def test_no_better_than_one_answer_is_counted() -> None:
+    def said(*answers: int, labels: tuple[int, ...]) -> str:
+        test = kd.data.ImageSet(
+            torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), torch.tensor(labels), ("a", "b"), (0.0,), (1.0,)
+        )
+        return distill_folder._no_better({"student": torch.tensor(answers)}, test, 0).get("student", "")
+
+    fair, skew = (0,) * 20 + (1,) * 20, (0,) * 39 + (1,)
+    assert "answers “b” to 38 of 40 test images" in said(*[1] * 38, 0, 0, labels=fair)
+    assert "right for 20 of 40 test images, no more than always saying “a” (20)" in said(*[0, 1] * 20, labels=fair)
+    assert said(*[0] * 19, *[1] * 21, labels=fair) == ""
+    assert said(*skew, labels=skew) == ""  # nearly one answer, as it should be
+    assert "right for 39 of 40" in said(*[0] * 40, labels=skew)
+
+
+def test_students_that_are_right_for_the_same_images_get_no_interval(done: Done) -> None:
+    found = done.found | {"no_better": {}}
+    gain = found["gain"]
+    for same, words in (("hits", "are right for the same ones of the 18 test images"), (None, "points (")):
+        assert words in _folder_report._summary(found | {"gain": gain | {"same": same}})
+    assert gain["same"] is not None or gain["low"] < gain["high"]
 
 
 @pytest.mark.slow
