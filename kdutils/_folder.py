@@ -94,9 +94,9 @@ def _parts(root: Path, said: list[str], mend: bool) -> tuple[Path, Path | None]:
         if not folder.is_dir():
             hint = ""
             if folder == test:
-                hint = " With notes=[], a list of your own, the folder val, or else a fifth of train, is the test."
+                hint = "; with notes=[], a list of your own, the folder val, or else a fifth of train, is the test"
             raise ValueError(
-                f"path needs the folders train and test with one folder per class: {folder} is missing.{hint}"
+                f"path needs the folders train and test with one folder per class: {folder} is missing{hint}."
             )
     for name in OTHER_TESTS:
         if mend and (root / name).is_dir():

@@ -195,8 +195,7 @@ def _pretrained(name: str) -> dict[str, Tensor]:
         cache = f"{torch.hub.get_dir()}/checkpoints".replace(str(Path.home()), "~", 1)
         raise OSError(
             f"the pretrained weights of {name} are not in torchvision's cache and could not be downloaded "
-            f"({reason:.80}). They are {published.url}: fetch that file where there is a network, and put it into "
-            f"{cache}."
+            f"({reason:.80}): fetch {published.url} where there is a network, and put it into {cache}."
         ) from error
     return found
 

@@ -189,9 +189,9 @@ def _check_network(role: str, name: str, weights: str | None) -> None:
     """What can be told before any image is read: an unknown name, a package or a file that is not there."""
     if "/" in name or "\\" in name or Path(name).suffix:
         raise ValueError(
-            f"{role} must be the name of one of torchvision's networks, such as resnet18, got a path: {name!r:.60}. "
-            f"A file of weights for the network of that name goes to {role}_weights (--{role}-weights); for a network "
-            "of your own use kdutils.data.from_folder and kdutils.distill."
+            f"{role} must be the name of one of torchvision's networks, such as resnet18, got a path, {name!r:.60}: "
+            f"a file of weights for the network of that name goes to {role}_weights (--{role}-weights), and for a "
+            "network of your own there are kdutils.data.from_folder and kdutils.distill."
         )
     backbones.load(name, 2, None if weights == "pretrained" else weights)
 

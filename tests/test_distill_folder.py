@@ -17,6 +17,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -26,6 +27,7 @@ from safetensors.torch import load_file, save_file
 import kdutils as kd
 from kdutils import _folder_report, backbones, distill_folder
 from tests.common import fashion, random_state, same_bits, weights
+from tests.conftest import ROOT
 
 CLASSES = ("cat", "dog", "R&D <b>")  # folder names are anybody's
 
@@ -169,7 +171,7 @@ def test_a_missing_test_is_split_off_by_the_seed(photos: Path) -> None:
     assert torch.equal(test.images, again.images) and any(not torch.equal(test.images, each) for each in other)
     whole = torch.cat([train.images, test.images]).flatten(1)
     assert len(whole.unique(dim=0)) == 18  # nothing twice, nothing lost
-    with pytest.raises(ValueError, match=r"test is missing\. With notes=\[\], a list of your own, .* fifth of train"):
+    with pytest.raises(ValueError, match=r"test is missing; with notes=\[\], a list of your own, .* fifth of train"):
         kd.data.from_folder(photos, 16)
 
 
@@ -563,6 +565,22 @@ def test_students_that_are_right_for_the_same_images_get_no_interval(done: Done)
     for same, words in (("hits", "are right for the same ones of the 18 test images"), (None, "points (")):
         assert words in _folder_report._summary(found | {"gain": gain | {"same": same}})
     assert gain["same"] is not None or gain["low"] < gain["high"]
+
+
+def test_the_script_of_the_chapter_runs_alone(
+    photos: Path, no_network: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Copied out of the chapter, with nothing before it, beside a folder `photos`."""
+    (notebook,) = (ROOT / "notebooks").glob("18_*.ipynb")
+    cells = [cell.source for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code"]
+    (script,) = [source for source in cells if "kd.distill(student, soft" in source]
+    monkeypatch.chdir(photos.parent)
+    exec(script, {"__name__": "__main__"})
+    said = capsys.readouterr().out
+    assert "18 training images, 12 test images" in said and "distilled − alone:" in said
+    saved = backbones.load("mobilenet_v3_small", 3, photos.parent / "student.safetensors")
+    _, test = kd.data.from_folder(photos, 64)
+    assert kd.predict(saved, test.tensors()[0]).shape == (12, 3)
 
 
 @pytest.mark.slow
