@@ -418,7 +418,7 @@ TABLE: list[tuple[str, Callable[[World], Any], type[Exception], tuple[str, ...]]
     ("no test folder", folder(remove="test"), ValueError, ("path", "test is missing", "notes=[]")),
     ("mean of one channel", statistics(mean=(0.5,)), ValueError, ("mean", "three numbers from 0 to 1", "(0.5,)")),
     ("mean of bytes", statistics(mean=(124, 116, 104)), ValueError, ("mean", "divided by 255", "(124, 116, 104)")),
-    ("std of zero", statistics(std=(0.2, 0.2, 0)), ValueError, ("std", "above 0", "(0.2, 0.2, 0)")),
+    ("std of zero in one channel", statistics(std=(0.2, 0.2, 0)), ValueError, ("std", "above 0", "(0.2, 0.2, 0)")),
     ("std not a number", statistics(std=(0.2, 0.2, float("nan"))), ValueError, ("std", "three numbers", "nan")),
     ("std a word", statistics(std="imagenet"), ValueError, ("std", "three numbers", "'imagenet'")),
     ("class without test images", folder(remove="test/dog"), ValueError, ("same classes", "dog")),
