@@ -44,11 +44,11 @@ def exercise_2(answer: Callable[[Tensor, Tensor, float], Tensor]) -> str | None:
     found = answer(zs.clone(), zt.clone(), temperature)
     if not isinstance(found, Tensor) or found.dim() != 0:
         return "The result must be a tensor with one number: sum over the classes, then the mean over the batch."
-    if not _close(found, right):
-        hint = _what_else(found, zs, zt, temperature)
+    if not close(found, right):
+        hint = what_else(found, zs, zt, temperature)
         return hint or "It is not T²·KL(teacher‖student) in nats. Compare with kd.losses.kd_loss on two rows."
     at_one = F.kl_div(zs.log_softmax(1), zt.softmax(1), reduction="batchmean")
-    if not _close(answer(zs.clone(), zt.clone(), 1.0), at_one):
+    if not close(answer(zs.clone(), zt.clone(), 1.0), at_one):
         return "It is right at T = 3 but not at T = 1: is a temperature written into it as a number?"
     wild = 1000 * torch.tensor([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.5]])
     if not answer(wild, wild.flip(1), 1.0).isfinite():
@@ -62,7 +62,8 @@ def exercise_2(answer: Callable[[Tensor, Tensor, float], Tensor]) -> str | None:
     return None
 
 
-def _what_else(found: Tensor, zs: Tensor, zt: Tensor, temperature: float) -> str | None:
+def what_else(found: Tensor, zs: Tensor, zt: Tensor, temperature: float) -> str | None:
+    """The hint for a distillation loss that is wrong in a usual way, or None; chapter 05 asks for it, too."""
     log_q, log_p = (zs / temperature).log_softmax(1), (zt / temperature).log_softmax(1)
     p = log_p.exp()
     kl = (p * (log_p - log_q)).sum(1).mean()
@@ -75,19 +76,19 @@ def _what_else(found: Tensor, zs: Tensor, zt: Tensor, temperature: float) -> str
         (temperature**2 * len(zs), "It is the sum over the batch: take the mean over the N images."),
         (-(temperature**2), "The sign is turned: KL is never negative."),
     ):
-        if _close(found, factor * kl):
+        if close(found, factor * kl):
             return hint
     reverse = (log_q.exp() * (log_q - log_p)).sum(1).mean()
-    if _close(found, temperature**2 * reverse) or _close(found, reverse):
+    if close(found, temperature**2 * reverse) or close(found, reverse):
         return "Teacher and student are swapped: the weights in front of the logarithms must be the teacher's."
     cross_entropy = -(p * log_q).sum(1).mean()
-    if _close(found, temperature**2 * cross_entropy) or _close(found, cross_entropy):
+    if close(found, temperature**2 * cross_entropy) or close(found, cross_entropy):
         return "This is the cross-entropy. Its gradient is the same, but KL is asked for: subtract H(p)."
     plain = F.kl_div(zs.log_softmax(1), p, reduction="batchmean")
-    if _close(found, temperature**2 * plain) or _close(found, plain):
+    if close(found, temperature**2 * plain) or close(found, plain):
         return "Only the teacher's logits are divided by T: the student's must be too."
     probabilities = F.kl_div(log_q.exp(), p, reduction="batchmean")
-    if _close(found, temperature**2 * probabilities) or _close(found, probabilities):
+    if close(found, temperature**2 * probabilities) or close(found, probabilities):
         return "kl_div wants the student's log-probabilities first; you gave it probabilities."
     return None
 
@@ -102,17 +103,17 @@ def exercise_3(answer: Callable[[Tensor, Tensor, float], Tensor]) -> str | None:
         found = answer(zs.clone(), zt.clone(), temperature)
         if found.shape != zs.shape:
             return f"The gradient must have the shape of the logits, {tuple(zs.shape)}, not {tuple(found.shape)}."
-        if _close(found, right):
+        if close(found, right):
             continue
-        if _close(found, temperature * (q - p) / len(zs)):
+        if close(found, temperature * (q - p) / len(zs)):
             return "This is the gradient of the forward loss. In the reverse one, the weights q depend on z too."
-        if _close(found, temperature * q * ratio / len(zs)):
+        if close(found, temperature * q * ratio / len(zs)):
             return "Nearly: each row must sum to 0. Which mean have you lost when you differentiated the softmax?"
-        if _close(found, right * len(zs)):
+        if close(found, right * len(zs)):
             return "The loss is a mean over the batch: divide by N."
-        if _close(found, -right):
+        if close(found, -right):
             return "The sign is turned: this is the direction of descent, not the gradient."
-        if any(_close(found, right * temperature**power) for power in (1, -1, -2)):
+        if any(close(found, right * temperature**power) for power in (1, -1, -2)):
             return "The power of T is wrong: T² from the loss, and one 1/T from differentiating z/T."
         return "Not the gradient of T²·KL(q‖p). Start with ∂q_i/∂z_k = q_i (1[i=k] − q_k)/T; compare with autograd."
     return None
@@ -124,5 +125,6 @@ def _logits() -> tuple[Tensor, Tensor]:
     return zs, zt
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def close(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have one shape and agree to five digits."""
     return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-7)

@@ -11,6 +11,8 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdutils.check.ch02 import close, what_else
+
 
 def exercise_1(answer: Callable[..., Any]) -> str | None:
     """The 95 % interval of a paired difference."""
@@ -49,34 +51,64 @@ def exercise_1(answer: Callable[..., Any]) -> str | None:
 def exercise_2(answer: Callable[..., Any]) -> str | None:
     """The combined loss from its three inputs."""
     generator = torch.Generator().manual_seed(0)
-    s, t = torch.randn(6, 10, generator=generator).double() * 3, torch.randn(6, 10, generator=generator).double() * 3
+    s, t = (3 * torch.randn(6, 10, generator=generator, dtype=torch.float64) for _ in range(2))
     labels = torch.randint(10, (6,), generator=generator)
-    temperature, kd_weight, ce_weight = 4.0, 0.7, 0.2
-    got = answer(s, t, labels, temperature, kd_weight, ce_weight)
-    if not isinstance(got, Tensor) or got.dim() != 0:
+    found = answer(s.clone(), t.clone(), labels, 4.0, 0.7, 0.2)
+    if not isinstance(found, Tensor) or found.dim() != 0:
         return "Return one number as a tensor: the mean over the batch."
+    if not close(found, _combined(s, t, labels, 4.0, 0.7, 0.2)):
+        return _what_is_wrong(found, s, t, labels, 4.0, 0.7, 0.2)
+    for temperature in (1.0, 2.5, 20.0):
+        if not close(answer(s.clone(), t.clone(), labels, temperature, 0.7, 0.2), _combined(s, t, labels, temperature)):
+            return f"It is right at T = 4 but not at T = {temperature:g}: is a temperature written into it as a number?"
+    for weights in ((1.0, 0.0), (0.0, 1.0), (0.3, 2.0)):
+        if not close(answer(s.clone(), t.clone(), labels, 4.0, *weights), _combined(s, t, labels, 4.0, *weights)):
+            return "It is right for weights of 0.7 and 0.2 but not for others: they need not add up to any number."
+    wild = 1000 * torch.tensor([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.5]])
+    two = (wild, wild.flip(1), torch.tensor([0, 1]), 1.0, 0.5, 0.5)
+    if not close(answer(*two), _combined(*two)):
+        return (
+            "For logits of ±1000 it is NaN, infinite or far off. Use log_softmax on both sides, never log of softmax."
+        )
+    student, teacher = s.clone().requires_grad_(), t.clone().requires_grad_()
+    for part, weights in (("soft", (1.0, 0.0)), ("hard", (0.0, 1.0))):
+        student.grad = None
+        loss = answer(student, teacher, labels, 4.0, *weights)
+        if loss.requires_grad:
+            loss.backward()
+        if student.grad is None or student.grad.norm() == 0:
+            return f"No gradient of the {part} part reaches the student: something detaches its logits."
+        exact = s.clone().requires_grad_()
+        _combined(exact, t, labels, 4.0, *weights).backward()
+        if exact.grad is None or not close(student.grad, exact.grad):
+            return f"The {part} part has the right value and a wrong gradient: is a piece of it detached?"
+    if teacher.grad is not None and teacher.grad.norm() > 0:
+        return "A gradient flows to the teacher. Its logits are constants: detach() them."
+    return None
 
-    def kl(p: Tensor, q: Tensor, scale: float) -> Tensor:
-        p, q = (p / temperature).log_softmax(1), (q / temperature).log_softmax(1)
-        return F.kl_div(q, p, reduction="batchmean", log_target=True) * scale
 
-    ce, t2 = F.cross_entropy(s, labels), temperature**2
-    right, hot = kl(t, s, t2), F.cross_entropy(s / temperature, labels)
-    hints = {
-        "The factor T² is missing: without it the soft part fades as T grows.": (kl(t, s, 1), ce),
-        "The factor is T²; T alone is not enough.": (kl(t, s, temperature), ce),
-        "The soft part is K times too small: sum over classes, average over images (batchmean).": (right / 10, ce),
-        "The two networks are swapped: the teacher comes first, KL(teacher ‖ student).": (kl(s, t, t2), ce),
-        "The cross-entropy with the labels has no temperature: use the student's plain logits.": (right, hot),
-    }
-    for hint, (soft, hard) in hints.items():
-        if torch.isclose(got.double(), kd_weight * soft + ce_weight * hard, rtol=1e-4):
-            return hint
-    if torch.isclose(got.double(), ce_weight * right + kd_weight * ce, rtol=1e-4):
+def _combined(
+    s: Tensor, t: Tensor, labels: Tensor, temperature: float, kd_weight: float = 0.7, ce_weight: float = 0.2
+) -> Tensor:
+    log_q, log_p = (s / temperature).log_softmax(1), (t / temperature).log_softmax(1)
+    soft = temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+    return kd_weight * soft + ce_weight * F.cross_entropy(s, labels)
+
+
+def _what_is_wrong(
+    found: Tensor, s: Tensor, t: Tensor, labels: Tensor, temperature: float, kd_weight: float, ce_weight: float
+) -> str:
+    if close(found, _combined(s, t, labels, temperature, ce_weight, kd_weight)):
         return "The two weights are swapped."
-    if torch.isclose(got.double(), kd_weight * right + ce_weight * ce, rtol=1e-4):
-        return None
-    return "Not the combined loss: kd_weight · T² · KL(teacher ‖ student) + ce_weight · cross-entropy."
+    soft = _combined(s, t, labels, temperature, kd_weight, 0.0)
+    if close(found - soft, ce_weight * F.cross_entropy(s / temperature, labels)):
+        return "The cross-entropy with the labels has no temperature: use the student's plain logits."
+    if close(found - soft, ce_weight * F.cross_entropy(s, labels, reduction="sum")):
+        return "The cross-entropy with the labels is a sum here: take its mean over the batch."
+    # What is left for the soft part can be wrong in the ways of exercise 02.2.
+    rest = (found - ce_weight * F.cross_entropy(s, labels)) / kd_weight
+    hint = what_else(rest, s, t, temperature)
+    return hint or "Not the combined loss: kd_weight · T² · KL(teacher ‖ student) + ce_weight · cross-entropy."
 
 
 def exercise_3(answer: Callable[..., Any]) -> str | None:
