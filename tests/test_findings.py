@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -188,3 +189,26 @@ def test_the_pictures_number_is_the_findings() -> None:
     page = re.sub(r"\s+", " ", (ROOT / "book" / "intro.md").read_text(encoding="utf-8"))
     (first,) = re.findall(r"\*\*\+([\d.]+) points\*\*", cards()[1])
     assert page.count(f"gains {first} points") >= 2
+
+
+def test_the_readmes_reckoning_is_that_of_chapter_6() -> None:
+    book = nbformat.read(ROOT / "notebooks" / "06_distillation_on_the_gpu.ipynb", as_version=4)
+    printed = "".join(out.get("text", "") for cell in book.cells for out in cell.get("outputs", []))
+    text = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+    sizes = {
+        name: row.split()
+        for name, row in re.findall(r"^(images, GB|store, GB per view|the same, top 20) +(.*)$", printed, re.M)
+    }
+    cifar, imagenet = (float(value) for value in sizes["images, GB"][:2])
+    (one, eight), (whole, top) = (
+        re.findall(r"hours with a live teacher: [\d.]+, ([\d.]+), ([\d.]+)", printed)[0],
+        (float(sizes[name][1]) for name in ("store, GB per view", "the same, top 20")),
+    )
+    for said in (
+        f"All of CIFAR-10 is {cifar:.1f} GB",
+        f"ImageNet is {imagenet:.0f} GB",
+        f"of it takes {whole:.1f} GB, or {top:.1f} GB",
+        f"(not measured) at {float(one):.1f} hours on one H100",
+        f"and {float(eight):.1f} on eight",
+    ):
+        assert said in text, said
