@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from functools import cache
@@ -212,3 +213,22 @@ def test_the_readmes_reckoning_is_that_of_chapter_6() -> None:
         f"and {float(eight):.1f} on eight",
     ):
         assert said in text, said
+
+
+def test_chapter_6_says_what_the_benchmark_measured() -> None:
+    found = json.loads((ROOT / "benchmarks" / "distill.json").read_text())
+    book = nbformat.read(ROOT / "notebooks" / "06_distillation_on_the_gpu.ipynb", as_version=4)
+    text = re.sub(r"\s+", " ", "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown"))
+    live, store, others = found["floor, live teacher"], found["floor, store"], found["others"]
+    for said in (
+        f"a step with a live teacher takes {live['median']:.2f} times the bare passes",
+        f"a step from stored answers {store['median']:.2f} times",
+        f"(medians of {live['pairs']} and {store['pairs']} pairs)",
+        f"{others['tutorial / kdutils']:.1f} times as long in the tutorial's loop",
+        f"and {others['torchdistill / kdutils']:.1f} times with torchdistill",
+        f"(medians of {len(others['seconds']['kdutils'])} runs)",
+    ):
+        assert said in text, said
+    losses = others["first_20_losses"].values()
+    assert max(losses) - min(losses) < 1e-7 and "The losses agree to 1e-7" in text
+    assert others["images"] == 5_000 and others["epochs"] == 10 and found["threads"] == 2
