@@ -67,7 +67,7 @@ def run(
         path: the folder, see :func:`kdutils.data.from_folder`, which also says what is mended in it.
         out: the folder of the results; it is made, and no earlier student in it is overwritten.
         teacher: a name that :func:`kdutils.backbones.load` knows; "resnet18", or "resnet50" on a GPU, if None. For
-            a network of your own use :func:`kdutils.data.from_folder` and :func:`kdutils.distill`.
+            a network of your own use :func:`kdutils.data.from_folder` and :func:`kdutils.train.distill`.
         student: the same, of torchvision.
         teacher_weights: "pretrained", a safetensors file, or None to start untrained; where the pretrained ones are
             not to be had, it starts untrained and the report says so.

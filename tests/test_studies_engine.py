@@ -78,8 +78,8 @@ def parts() -> tuple[kd.data.ImageSet, kd.data.ImageSet, kd.data.ImageSet]:
 
 def small_size(**changes: Any) -> cifar10_gpu.Size:
     few: dict[str, Any] = {
-        "students": {"small": cifar10_gpu.small}, "images": 40, "epochs": 1, "choice_epochs": 1, "validation": 20,
-        "test": 20, "seeds": range(1), "choice_seeds": range(100, 102),
+        "students": {"small": cifar10_gpu.small}, "images": 40, "batch": 8, "epochs": 1, "choice_epochs": 1,
+        "validation": 20, "test": 20, "seeds": range(1), "choice_seeds": range(100, 102),
     }  # fmt: skip
     return replace(cifar10_gpu.CPU, **(few | changes))
 
