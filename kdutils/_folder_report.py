@@ -17,6 +17,7 @@ from kdutils.data import ImageSet
 from kdutils.plot import COLORS, HEAT_COLORS
 
 NAMES = {"teacher": "teacher", "student": "student alone", "distilled": "distilled student"}
+FINE = 36  # cells of a Grad-CAM; what has fewer hardly says where
 MATRIX = 25  # classes; a larger confusion matrix cannot be read
 
 
@@ -177,13 +178,14 @@ def _maps(agreement: dict[str, Any] | None, tiles: list[dict[str, Any]]) -> str:
         told = {
             name: f"{a['mean']:.2f} ({a['low']:.2f} to {a['high']:.2f})".replace("-", "−")
             for name, a in agreement.items()
-            if name != "n"
+            if name not in ("n", "cells")
         }
         said = (
             f"<p>Grad-CAM of the teacher's answer, {agreement['n']} test images; rank correlation with the teacher's "
             f"map: distilled student {told['distilled']}, student alone {told['student']}, and, as the floor, the "
             f"teacher's map of <em>another</em> image {told['other image']}. A student near the floor does not look "
-            "where its teacher looks. Bright is what speaks for that answer, each map stretched to its own maximum. "
+            f"where its teacher looks.{_coarse(agreement['cells'])} "
+            "Bright is what speaks for that answer, each map stretched to its own maximum. "
             "A map shows where the last layers found their evidence, not why. Half of the images below, if there are "
             "as many, are some on which student and teacher disagree.</p>"
         )
@@ -198,6 +200,16 @@ def _maps(agreement: dict[str, Any] | None, tiles: list[dict[str, Any]]) -> str:
             f"<section class='tile'><h3>{escape(tile['true'])}</h3><div class='row'>{''.join(cells)}</div></section>"
         )
     return said + f"<div class='tiles'>{''.join(figures)}</div>"
+
+
+def _coarse(cells: dict[str, list[int]]) -> str:
+    """Few cells are soon alike, and say little about where."""
+    sizes = list(cells.values())
+    same = all(each == sizes[0] for each in sizes)
+    told = [f"{h} × {w}" + ("" if same else f" ({NAMES[name]})") for name, (h, w) in cells.items()]
+    said = f" Each map is enlarged from {told[0] if same else ', '.join(told)} cells"
+    few = min(h * w for h, w in sizes) < FINE
+    return said + (", which is coarse: a larger --size gives more of them." if few else ".")
 
 
 def _figure(picture: Tensor, heat: Tensor | None, alt: str, caption: str) -> str:

@@ -33,7 +33,7 @@ import torchvision
 from scipy import stats
 from torch import Tensor, nn
 
-from kdutils import _base, _folder_report, backbones, data, explain, losses, metrics
+from kdutils import _base, _folder_report, backbones, data, explain, layers, losses, metrics
 from kdutils._batches import Augment
 from kdutils.data import ImageSet
 from kdutils.train import distill, fit
@@ -310,7 +310,7 @@ def _explain(
         notes.append(f"There are no maps: {error}")
         return None, []
     other = maps["teacher"].roll(1, 0)
-    found: dict[str, Any] = {"n": len(sample)}
+    found: dict[str, Any] = {"n": len(sample), "cells": _cells(models, images[:1])}
     for name, ours in (("distilled", maps["distilled"]), ("student", maps["student"]), ("other image", other)):
         agreement = explain.map_agreement(ours, maps["teacher"], "spearman").double().numpy()
         found[name] = metrics.interval(agreement)._asdict()
@@ -324,6 +324,17 @@ def _explain(
         for i in picks.tolist()
     ]
     return found, tiles
+
+
+def _cells(models: dict[str, nn.Module], image: Tensor) -> dict[str, list[int]]:
+    """Height and width of each network's Grad-CAM before it is enlarged to the size of the image."""
+    found = {}
+    for name, model in models.items():
+        path = explain.grad_cam_layer(model, image)
+        with layers.read(model, [path]) as seen:
+            metrics.predict(model, image)
+        found[name] = list(seen[path].shape[2:])
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

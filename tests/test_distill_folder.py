@@ -461,6 +461,7 @@ def test_the_report_needs_nothing_from_elsewhere_and_has_its_parts(done: Done) -
     assert len(done.html) < 1_500_000
     for wanted in ("agrees with teacher", "balanced", "Confusion matrix", "Grad-CAM", "student alone", "Settings"):
         assert wanted in done.html
+    assert "enlarged from 2 × 2 cells, which is coarse: a larger --size" in done.html
     assert "report.html" in done.said
 
 

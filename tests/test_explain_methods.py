@@ -230,6 +230,7 @@ def test_the_default_layer_is_the_last_with_more_than_one_position() -> None:
     x = draw(2, 1, 28, 28)
     for model, path in ((kd.models.tiny_cnn(), "8"), (kd.models.resnet(8), "stage3")):
         wanted = attribute(model.eval(), x, T[:2], "grad_cam", layer=path)
+        assert explain.grad_cam_layer(model, x) == path
         assert torch.equal(attribute(model, x, T[:2], "grad_cam"), wanted) and wanted.any()
         assert not torch.equal(attribute(model, x, T[:2], "grad_cam", layer="0" if path == "8" else "stage1"), wanted)
 

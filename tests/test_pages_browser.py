@@ -342,11 +342,11 @@ def test_a_chapter_is_not_heavy(browser, server: str, name: str) -> None:
 
 
 def test_figures_fit_the_dark_theme(browser, server: str) -> None:
-    """The landing page shows the picture drawn for the theme; a stored figure keeps its colours on a light plate."""
-    for scheme, shown in (("light", "result.png"), ("dark", "result_dark.png")):
+    """The landing page shows the pictures drawn for the theme; a stored figure keeps its colours on a light plate."""
+    for scheme, end in (("light", ""), ("dark", "_dark")):
         page = opened(browser, f"{server}/index.html", scheme)
         seen = [i.get_attribute("src") for i in page.locator("article img").all() if i.is_visible()]
-        assert [src.rpartition("/")[2] for src in seen] == [shown]
+        assert [src.rpartition("/")[2] for src in seen] == [f"result_{name}{end}.png" for name in ("arms", "sizes")]
         page.context.close()
     page = opened(browser, f"{server}/notebooks/05_distilling_the_student.html", "dark")
     figure = page.locator(".cell_output img").first

@@ -7,6 +7,7 @@ logo, read from its file.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -41,7 +42,7 @@ def draw_arms(axis: Axes) -> None:
     at = accuracy().loc[10_000]
     arms = ["distilled", "label smoothing", "permuted teacher"]
     gains = {names.get(arm, arm): kd.interval(at[arm], minus=at["labels"]) for arm in arms}
-    kd.plot.intervals(gains, "test accuracy, points above the student alone", reference=0, axis=axis)
+    kd.plot.intervals(gains, "points above the student alone", reference=0, axis=axis)
 
 
 def draw_sizes(axis: Axes) -> None:
@@ -51,16 +52,16 @@ def draw_sizes(axis: Axes) -> None:
     half = [gain.high - gain.mean for gain in by_size]
     axis.errorbar(sizes, [gain.mean for gain in by_size], half, color=kd.plot.COLORS["distilled"], marker="o")
     axis.axhline(0, color="0.3", linestyle="--", linewidth=1)
-    axis.set(xscale="log", xlabel="training images", ylabel="gain, points")
+    axis.set(xscale="log", xlabel="training images", ylabel="gain, points of accuracy")
+    axis.set_xticks(sizes, [f"{n:,}" for n in sizes])
+    axis.minorticks_off()
 
 
-def result() -> Figure:
-    """The landing page's picture."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.0), width_ratios=(1.25, 1))
-    draw_arms(left)
-    left.set_title("10,000 images: does it help, and what of it?")
-    draw_sizes(right)
-    right.set_title("The fewer images, the more")
+def result(draw: Callable[[Axes], None], title: str) -> Figure:
+    """One of the landing page's pictures: small enough to be read on a phone, where they stand below each other."""
+    figure, axis = plt.subplots(figsize=(4.6, 3.0))
+    draw(axis)
+    axis.set_title(title)
     return figure
 
 
@@ -101,17 +102,22 @@ def card() -> Figure:
     with plt.rc_context({"font.size": 16, "axes.labelsize": 16, "xtick.labelsize": 14, "ytick.labelsize": 16}):
         axis = figure.add_axes((0.2, 0.15, 0.73, 0.36))
         draw_arms(axis)
-        axis.set_xlabel(f"{axis.get_xlabel()} (8 seeds, 95 % intervals)")
+        axis.set_xlabel(f"test accuracy, {axis.get_xlabel()} (8 seeds, 95 % intervals)")
     return figure
 
 
 def main() -> None:
-    """Write result.png, result_dark.png and card.png into book/_static."""
+    """Write the pictures into book/_static."""
     kd.setup()
-    result().savefig(STATIC / "result.png", dpi=120)
     card().savefig(STATIC / "card.png", dpi=100)
-    with plt.rc_context(DARK):
-        brighten(result()).savefig(STATIC / "result_dark.png", dpi=120)
+    results = {
+        "arms": (draw_arms, "Does it help, and what of it?"),
+        "sizes": (draw_sizes, "The fewer images, the more"),
+    }
+    for name, drawn in results.items():
+        result(*drawn).savefig(STATIC / f"result_{name}.png", dpi=140)
+        with plt.rc_context(DARK):
+            brighten(result(*drawn)).savefig(STATIC / f"result_{name}_dark.png", dpi=140)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kdutils import _base
 from kdutils.explain._inputs import CHUNK, Baseline, baseline_for, check, rows
-from kdutils.explain.activation import grad_cam, guided_grad_cam
+from kdutils.explain.activation import grad_cam, grad_cam_layer, guided_grad_cam
 from kdutils.explain.agreement import MEASURES, Measure, map_agreement
 from kdutils.explain.attention import attention_gradient, attention_rollout, attention_weights
 from kdutils.explain.faithfulness import (
@@ -62,6 +62,7 @@ __all__ = [
     "completeness",
     "deletion_curve",
     "edges",
+    "grad_cam_layer",
     "infidelity",
     "insertion_curve",
     "is_flat",

@@ -23,11 +23,11 @@ def grad_cam(
     which speak against the class. A map that is negative everywhere becomes zero by the ReLU: it is given as
     zeros, never NaN.
 
-    `layer` is a dotted path; the default is the last layer in forward order with maps (N, C, H, W) of more than
-    one position, such as "stage3" of :func:`kdutils.models.resnet`. Images only.
+    `layer` is a dotted path; the default, :func:`grad_cam_layer`, is the last layer in forward order with maps
+    (N, C, H, W) of more than one position, such as "stage3" of :func:`kdutils.models.resnet`. Images only.
     """
     needs_images("grad_cam", images)
-    path = _last_maps(model, images[:1]) if layer is None else layer
+    path = grad_cam_layer(model, images) if layer is None else layer
     with torch.enable_grad(), layers.read(model, [path]) as seen:
         score = logit(model, images if images.requires_grad else images.detach().requires_grad_(), targets).sum()
     maps = seen[path]
@@ -48,9 +48,19 @@ def guided_grad_cam(model: nn.Module, images: Tensor, targets: Tensor, *, layer:
     return grad_cam(model, images, targets, layer=layer) * guided_backprop(model, images, targets)
 
 
-def _last_maps(model: nn.Module, image: Tensor) -> str:
-    """The path of the last layer with more than one position, if those positions form maps (N, C, H, W)."""
-    found = [(path, output) for path, _, output in calls(model, image) if math.prod(output.shape[2:]) > 1]
+def grad_cam_layer(model: nn.Module, images: Tensor) -> str:
+    """The path of the layer that :func:`grad_cam` reads: the last one with maps of more than one position.
+
+    Its maps, (N, C, h, w), tell how coarse a Grad-CAM is: it has h × w cells, whatever the size of the images.
+
+    Args:
+        model: in eval mode.
+        images: normalised floats, (N, C, H, W); one of them is enough.
+
+    Raises:
+        ValueError: if the last layer with positions has no maps (N, C, H, W), as in a transformer.
+    """
+    found = [(path, output) for path, _, output in calls(model, images[:1]) if math.prod(output.shape[2:]) > 1]
     if not found or found[-1][1].dim() != 4:
         last = f"the last with positions, {found[-1][0]!r}, gives {what(found[-1][1])}" if found else "none at all"
         raise ValueError(
