@@ -48,7 +48,7 @@ pdf: $(INSTALLED)  ## print the whole book into one PDF (needs Chromium)
 
 # One process, one chapter after the other: the notebooks themselves use both cores.
 test: $(INSTALLED)  ## unit and property tests, every notebook re-run and compared, the strict build, the pages
-	@$(BIN)/python -m pytest tests -m "not slow" --durations=15
+	@$(BIN)/python -m pytest tests -m "not slow" --numprocesses 2 --dist loadgroup --durations=15
 
 test-slow: $(INSTALLED)  ## the tests that take minutes by nature
 	@$(BIN)/python -m pytest tests -m slow --durations=0

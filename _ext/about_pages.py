@@ -17,7 +17,7 @@ from sphinx.util.docutils import SphinxDirective
 from tools import times
 
 WORDS, LINES, FIGURE = 220, 25, 0.25  # words a minute, lines of code a minute, minutes a figure
-LOOKED_UP = {"book/intro", "book/glossary", "book/solutions", "book/api", "book/references", "book/status"}
+LOOKED_UP = {"book/intro", "book/glossary", "book/solutions", "book/references", "book/status"}
 CARD_TEXT = "A distilled student beside three controls: only its own image's soft label helps."
 
 
@@ -31,7 +31,8 @@ def minutes(doctree: nodes.document) -> int:
 
 
 def is_read(pagename: str) -> bool:
-    return pagename.startswith(("book/", "notebooks/")) and pagename not in LOOKED_UP
+    looked_up = pagename in LOOKED_UP or pagename.startswith("book/api")
+    return pagename.startswith(("book/", "notebooks/")) and not looked_up
 
 
 def first_sentences(doctree: nodes.document) -> str:

@@ -57,7 +57,8 @@ def main() -> None:
     with serve.folder(site) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=serve.FLAGS)
         addresses = {"an empty page (control)": "data:text/html,<title>empty</title><p>empty"}
-        addresses |= {name: f"{address}/{name}.html" for name in ("index", "book/claims", "book/api", *chapters)}
+        prose = ("index", "book/claims", "book/api_explaining")
+        addresses |= {name: f"{address}/{name}.html" for name in (*prose, *chapters)}
         weights = {name: visit(browser, url, True)[2] for name, url in addresses.items()}
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in addresses}
         for _ in range(RUNS):

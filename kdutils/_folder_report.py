@@ -183,8 +183,8 @@ def _maps(agreement: dict[str, Any] | None, tiles: list[dict[str, Any]]) -> str:
         said = (
             f"<p>Grad-CAM of the teacher's answer, {agreement['n']} test images; rank correlation with the teacher's "
             f"map: distilled student {told['distilled']}, student alone {told['student']}, and, as the floor, the "
-            f"teacher's map of <em>another</em> image {told['other image']}. A student near the floor does not look "
-            f"where its teacher looks.{_coarse(agreement['cells'])} "
+            f"teacher's map of <em>another</em> image {told['other image']}. A student near the floor, or below "
+            f"it, does not look where its teacher looks.{_coarse(agreement['cells'])} "
             "Bright is what speaks for that answer, each map stretched to its own maximum. "
             "A map shows where the last layers found their evidence, not why. Half of the images below, if there are "
             "as many, are some on which student and teacher disagree.</p>"

@@ -26,6 +26,13 @@ def pytest_configure(config: pytest.Config) -> None:
     loopback.bring_up()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On two workers: each chapter runs where there is room; all else stays on one, which builds the site once."""
+    for item in items:
+        chapter = item.name if item.path.name == "test_notebooks_run.py" else "all else"
+        item.add_marker(pytest.mark.xdist_group(chapter))
+
+
 def tracked(root: Path = ROOT) -> list[str]:
     """The files of the repository, also new ones that are not ignored; paths from its root."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]

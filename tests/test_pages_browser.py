@@ -136,7 +136,7 @@ def test_a_chapter_has_formulas_that_are_looked_at(browser, server: str) -> None
 def kinds() -> list[str]:
     """One page of each kind; of the playgrounds, which have scripts of their own, each."""
     playgrounds = [name for name in pages(ROOT) if "playground" in name]
-    prose = ["book/claims", "book/glossary", "book/references", "book/status"]
+    prose = ["book/claims", "book/glossary", "book/references", "book/status", "book/api", "book/api_explaining"]
     return ["index", "notebooks/05_distilling_the_student", *prose, *playgrounds, "search", "404"]
 
 
@@ -173,20 +173,8 @@ def test_axe_finds_nothing_serious(browser, server: str, name: str, scheme: str)
     assert not faults, "\n".join(faults)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious_on_the_long_api_page(browser, server: str, scheme: str) -> None:
-    """All rules but contrast on the whole page; contrast, which takes minutes there, without the later sections."""
-    page = opened(browser, f"{server}/book/api.html", scheme)
-    faults = violations(page, rules={"color-contrast": {"enabled": False}})
-    page.evaluate("document.querySelectorAll('article section section ~ section').forEach((part) => part.remove())")
-    assert page.locator("dt.sig").count() >= 3
-    faults += violations(page, runOnly=["color-contrast"])
-    page.context.close()
-    assert not faults, "\n".join(faults)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in pages(ROOT) if name not in kinds() and name != "book/api"])
+@pytest.mark.parametrize("name", [name for name in pages(ROOT) if name not in kinds()])
 def test_axe_finds_nothing_serious_on_any_page(browser, server: str, name: str) -> None:
     for scheme in ("light", "dark"):
         page = opened(browser, f"{server}/{name}.html", scheme)

@@ -18,11 +18,17 @@ ROOT = Path(__file__).resolve().parent.parent
 FIRST = "book/intro"
 PDF = ROOT / "_build" / "distill-and-explain.pdf"
 SCALE = 0.72  # a line of code of 110 characters fits the paper
+MARGIN = 16  # millimetres
+WIDTH = round((210 - 2 * MARGIN) / 25.4 * 96 / SCALE)  # of the text, in pixels of the page
 READY = """async () => {
   if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
   for (const image of document.images) image.loading = "eager";
   await Promise.all([...document.images].map((image) => image.decode().catch(() => 0)));
   await document.fonts.ready;
+  for (const formula of document.querySelectorAll("mjx-container[display='true']")) {  // paper cannot be scrolled
+    const share = formula.parentElement.clientWidth / formula.querySelector("mjx-math").getBoundingClientRect().width;
+    if (share < 1) formula.style.fontSize = `${0.97 * share * parseFloat(formula.style.fontSize || 100)}%`;
+  }
 }"""
 
 
@@ -56,7 +62,7 @@ def print_page(page: Path, pdf: Path) -> None:
     pdf.parent.mkdir(parents=True, exist_ok=True)
     with serve.folder(page.parent) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=serve.FLAGS)
-        tab = browser.new_page(color_scheme="light")
+        tab = browser.new_page(color_scheme="light", viewport={"width": WIDTH, "height": 1000})
         tab.set_default_timeout(600_000)
         tab.goto(f"{address}/{page.name}", wait_until="load")
         tab.emulate_media(media="print")
@@ -65,7 +71,7 @@ def print_page(page: Path, pdf: Path) -> None:
             path=str(pdf),
             format="A4",
             scale=SCALE,
-            margin={"top": "16mm", "bottom": "18mm", "left": "16mm", "right": "16mm"},
+            margin={"top": f"{MARGIN}mm", "bottom": "18mm", "left": f"{MARGIN}mm", "right": f"{MARGIN}mm"},
             print_background=True,
             display_header_footer=True,
             header_template="<span></span>",
