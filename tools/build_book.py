@@ -18,8 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def pages(root: Path) -> list[str]:
     """The files of the table of contents, without their suffix, the root first."""
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    entries = [entry for part in toc["parts"] for entry in part["chapters"]]
-    return [toc["root"]] + [each["file"] for entry in entries for each in (entry, *entry.get("sections", []))]
+    return [toc["root"]] + [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
 
 
 def build(root: Path, output: Path, *, fresh: bool = True) -> tuple[int, str]:
