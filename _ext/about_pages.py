@@ -75,6 +75,7 @@ class RunningTimes(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         self.env.note_dependency(str(times.RECORD))
+        machines = {f"{found['device']}, PyTorch {found['torch']}" for found in times.record().values()}
         rows = ["| chapter | seconds | of the processor | measured | on |", "|-|-:|-:|-|-|"]
         for name in times.chapters():
             self.env.note_dependency(str(times.notebook(name)))
@@ -85,7 +86,9 @@ class RunningTimes(SphinxDirective):
                     "" if found["code"] == times.fingerprint(times.notebook(name)) else "; its code has changed since"
                 )
                 busy = f", {100 * share:.0f} % busy" if (share := times.busy(found)) > times.QUIET else ""
-                machine = f"{found['cores']} cores{busy}, {found['device']}, PyTorch {found['torch']}"
+                machine = f"{found['cores']} cores{busy}"
+                if len(machines) > 1:  # else once below the table
+                    machine += f", {found['device']}, PyTorch {found['torch']}"
                 cells = [
                     f"{found['seconds']:.0f}",
                     f"{found['processor_seconds']:.0f}",
@@ -93,6 +96,8 @@ class RunningTimes(SphinxDirective):
                     machine,
                 ]
             rows.append(f"| [](../notebooks/{name}.ipynb) | " + " | ".join(cells) + " |")
+        if len(machines) == 1:
+            rows += ["", f"All of them on this processor: {machines.pop()}."]
         return self.parse_text_to_nodes("\n".join(rows))
 
 
