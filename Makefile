@@ -46,7 +46,7 @@ book: $(INSTALLED)  ## build the HTML book from the stored outputs, and print th
 pdf: $(INSTALLED)  ## print the whole book into one PDF (needs Chromium)
 	@$(BIN)/python tools/print_book.py
 
-# One process, one chapter after the other: the notebooks themselves use both cores.
+# Two workers: a chapter keeps both cores busy only now and then.
 test: $(INSTALLED)  ## unit and property tests, every notebook re-run and compared, the strict build, the pages
 	@$(BIN)/python -m pytest tests -m "not slow" --numprocesses 2 --dist loadgroup --durations=15
 

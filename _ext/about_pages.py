@@ -17,7 +17,7 @@ from sphinx.util.docutils import SphinxDirective
 from tools import times
 
 WORDS, LINES, FIGURE = 220, 25, 0.25  # words a minute, lines of code a minute, minutes a figure
-LOOKED_UP = {"book/intro", "book/glossary", "book/solutions", "book/references", "book/status"}
+LOOKED_UP = ("book/intro", "book/glossary", "book/solutions", "book/api", "book/references", "book/status")  # so begin
 CARD_TEXT = "A distilled student beside three controls: only its own image's soft label helps."
 
 
@@ -31,8 +31,7 @@ def minutes(doctree: nodes.document) -> int:
 
 
 def is_read(pagename: str) -> bool:
-    looked_up = pagename in LOOKED_UP or pagename.startswith("book/api")
-    return pagename.startswith(("book/", "notebooks/")) and not looked_up
+    return pagename.startswith(("book/", "notebooks/")) and not pagename.startswith(LOOKED_UP)
 
 
 def first_sentences(doctree: nodes.document) -> str:
@@ -73,9 +72,13 @@ def describe(app, pagename, templatename, context, doctree) -> None:
 class RunningTimes(SphinxDirective):
     """A row for each chapter of the table of contents, from the record of running times."""
 
+    @staticmethod
+    def machine(found: dict) -> str:
+        return f"{found['device']}, PyTorch {found['torch']}"
+
     def run(self) -> list[nodes.Node]:
         self.env.note_dependency(str(times.RECORD))
-        machines = {f"{found['device']}, PyTorch {found['torch']}" for found in times.record().values()}
+        machines = {self.machine(found) for found in times.record().values()}
         rows = ["| chapter | seconds | of the processor | measured | on |", "|-|-:|-:|-|-|"]
         for name in times.chapters():
             self.env.note_dependency(str(times.notebook(name)))
@@ -86,14 +89,12 @@ class RunningTimes(SphinxDirective):
                     "" if found["code"] == times.fingerprint(times.notebook(name)) else "; its code has changed since"
                 )
                 busy = f", {100 * share:.0f} % busy" if (share := times.busy(found)) > times.QUIET else ""
-                machine = f"{found['cores']} cores{busy}"
-                if len(machines) > 1:  # else once below the table
-                    machine += f", {found['device']}, PyTorch {found['torch']}"
+                where = f", {self.machine(found)}" if len(machines) > 1 else ""  # one stands below the table
                 cells = [
                     f"{found['seconds']:.0f}",
                     f"{found['processor_seconds']:.0f}",
                     found["date"] + changed,
-                    machine,
+                    f"{found['cores']} cores{busy}{where}",
                 ]
             rows.append(f"| [](../notebooks/{name}.ipynb) | " + " | ".join(cells) + " |")
         if len(machines) == 1:

@@ -29,8 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """On two workers: each chapter runs where there is room; all else stays on one, which builds the site once."""
     for item in items:
-        chapter = item.name if item.path.name == "test_notebooks_run.py" else "all else"
-        item.add_marker(pytest.mark.xdist_group(chapter))
+        group = item.name if item.path.name == "test_notebooks_run.py" else "all else"
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def tracked(root: Path = ROOT) -> list[str]:
